@@ -1,0 +1,16 @@
+//! The only code that defines our words: names, servers, tokens, commands and replies, reports, blame. No IO, no async.
+//!
+//! May import: stdx.
+
+pub mod blame;
+pub mod command;
+pub mod name;
+pub mod report;
+pub mod server;
+pub mod token;
+
+pub use blame::Blame;
+pub use command::{Command, Problem, ProblemCode, Reply};
+pub use name::{BadName, Principal, ServerName};
+pub use server::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
+pub use token::TokenRecord;

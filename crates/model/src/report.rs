@@ -1,0 +1,201 @@
+//! What the host says about itself. All serializable: `--json` prints these as they are.
+
+use crate::name::{Principal, ServerName};
+use crate::server::{EraPin, Mode, Verdict};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The host at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// staithe's own version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Since when, Unix milliseconds.
+    pub started_at_ms: i64,
+    /// Base URL of the public listener, without a path.
+    pub public: String,
+    /// Base URL of the operator listener.
+    pub operator: String,
+    /// The state directory.
+    pub state_dir: String,
+    /// Whether callers need a token.
+    pub auth: bool,
+    /// Whether every enabled server can take a call now.
+    pub ready: bool,
+    /// Resident memory of the daemon, bytes.
+    pub resident_bytes: u64,
+    /// Each server.
+    pub servers: Vec<ServerReport>,
+}
+
+/// How a server is, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Takes calls now. It may have no process: one starts with the first call.
+    Ready,
+    /// Being probed or started.
+    Starting,
+    /// Its last process died; the next start waits for its backoff.
+    Restarting,
+    /// It dies again and again, or cannot be started; see `reason`.
+    Failing,
+    /// Stopped by an operator.
+    Stopped,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Starting => "starting",
+            Self::Restarting => "restarting",
+            Self::Failing => "failing",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerReport {
+    /// Its name.
+    pub name: ServerName,
+    /// Its public address.
+    pub url: String,
+    /// Program and arguments; environment values are never shown.
+    pub command: String,
+    /// Names of the environment variables that were set for it.
+    pub env: Vec<String>,
+    /// Which callers share a process.
+    pub mode: Mode,
+    /// What the operator asked for.
+    pub era: EraPin,
+    /// What the probe found, if it ran.
+    pub verdict: Option<Verdict>,
+    /// When the probe ran, Unix milliseconds.
+    pub probed_at_ms: Option<i64>,
+    /// Number of its current desired state.
+    pub generation: u64,
+    /// In one word.
+    pub health: Health,
+    /// Why, where it is not ready: last exit, last stderr line, next attempt.
+    pub reason: Option<String>,
+    /// Live processes.
+    pub instances: u32,
+    /// Open legacy sessions.
+    pub sessions: u32,
+    /// Calls answered since the daemon started.
+    pub calls: u64,
+    /// Processes that died unasked since the daemon started.
+    pub restarts: u64,
+    /// Lines on stdout that were no JSON-RPC, since the daemon started.
+    pub junk_lines: u64,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    /// Its server.
+    pub server: ServerName,
+    /// Number within the daemon's life.
+    pub id: u64,
+    /// The process, while it lives.
+    pub pid: Option<u32>,
+    /// `legacy` or `modern`: what is spoken on its pipes.
+    pub era: String,
+    /// Whose it is, in words: `principal=… caps=…`, `session=…` (shortened) or `shared`.
+    pub key: String,
+    /// In one word.
+    pub health: Health,
+    /// Why, where it is not ready.
+    pub reason: Option<String>,
+    /// Since when it runs, Unix milliseconds.
+    pub started_at_ms: Option<i64>,
+    /// Calls that wait for its answer.
+    pub in_flight: u32,
+    /// Sessions that lean on it.
+    pub sessions: u32,
+    /// Resident memory of its whole process tree, bytes.
+    pub resident_bytes: u64,
+    /// Unasked deaths so far.
+    pub restarts: u64,
+}
+
+/// One legacy protocol session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// First characters of the session id: the rest is a handle that is not shown.
+    pub id_prefix: String,
+    /// Its server.
+    pub server: ServerName,
+    /// Whose.
+    pub principal: Principal,
+    /// Negotiated protocol revision.
+    pub revision: String,
+    /// `name version` as the client gave it.
+    pub client: String,
+    /// Opened, Unix milliseconds.
+    pub opened_at_ms: i64,
+    /// Last request, Unix milliseconds.
+    pub last_used_at_ms: i64,
+    /// Whether a GET stream is open.
+    pub stream: bool,
+}
+
+/// Where a log line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSource {
+    /// The server's stderr.
+    Stderr,
+    /// A line on stdout that was no JSON-RPC.
+    Junk,
+    /// staithe's own word about the server: starts, exits, verdicts.
+    Host,
+    /// A `notifications/message` that belongs to no caller.
+    Message,
+}
+
+impl fmt::Display for LogSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stderr => "stderr",
+            Self::Junk => "junk",
+            Self::Host => "host",
+            Self::Message => "message",
+        })
+    }
+}
+
+/// One line of a server's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it was read, Unix milliseconds.
+    pub at_ms: i64,
+    /// Instance number.
+    pub instance: u64,
+    /// Whose words.
+    pub source: LogSource,
+    /// The text, control characters replaced, at most 8 KiB.
+    pub text: String,
+}
+
+/// A token without anything secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenReport {
+    /// Public identifier.
+    pub id: String,
+    /// Who the bearer is.
+    pub principal: Principal,
+    /// The one server it opens; every server where absent.
+    pub server: Option<ServerName>,
+    /// Made, Unix milliseconds.
+    pub created_at_ms: i64,
+    /// Ends, Unix milliseconds.
+    pub expires_at_ms: Option<i64>,
+    /// Revoked, Unix milliseconds.
+    pub revoked_at_ms: Option<i64>,
+}

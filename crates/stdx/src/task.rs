@@ -1,0 +1,54 @@
+//! Spawning: every task has a name, and a panic in one is reported, never lost.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::task::JoinHandle;
+
+/// Runs `future` as a task of the current runtime. A panic is logged with `name` and ends this task alone; the
+/// handle then yields `None`.
+#[expect(clippy::disallowed_methods, reason = "this is the one spawn")]
+pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(Reported { name, future: Box::pin(future) })
+}
+
+/// A future whose panic becomes `None` and a line in the trace.
+struct Reported<F> {
+    name: &'static str,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Reported<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let name = self.name;
+        match std::panic::catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+            Err(_panic) => {
+                tracing::error!(task = name, "a task panicked; this is a bug in staithe");
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_panic_ends_its_own_task_only() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let bad = super::spawn("bad", async { assert!(std::hint::black_box(false), "on purpose") });
+            let good = super::spawn("good", async { 7 });
+            assert_eq!(bad.await.unwrap(), None);
+            assert_eq!(good.await.unwrap(), Some(7));
+        });
+    }
+}
