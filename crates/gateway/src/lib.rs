@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The only code that faces the public: MCP endpoints over Streamable HTTP.
+//!
+//! May import: supervisor, oauth, ledger, wire, model, stdx. It cannot change desired state.
+//!
+//! Reader's order: `listen` accepts, `routes` tells paths apart, `admit` earns an `Admitted`, `post` decides what a
+//! body is, `permit` earns a `Permit`, `call` is the whole story of one call, `reply` carries the answer, `error` is the
+//! one table of statuses and codes.
+
+mod admit;
+mod batch;
+mod call;
+mod cors;
+mod error;
+mod listen;
+mod modern;
+mod open;
+mod permit;
+mod post;
+mod reply;
+mod routes;
+mod session;
+mod settings;
+
+pub use listen::serve;
+pub use settings::{Auth, Limits, Settings};

@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The only code that mints, exchanges, revokes and verifies tokens. It knows no HTTP: a bearer is a text.
+//!
+//! Today that is machine tokens: random, kept as a hash, checked in memory. `Authority` is the handle that others hold.
+//!
+//! May import: store, model, stdx.
+
+mod authority;
+mod ring;
+mod token;
+mod verify;
+
+pub use authority::{Authority, MintError, Minted, OpenError, RevokeError};
+pub use token::Token;
+pub use verify::{Denied, Verified};

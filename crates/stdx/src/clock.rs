@@ -23,10 +23,16 @@ pub fn rfc3339(unix_ms: i64) -> String {
         .map_or_else(|_| format!("{unix_ms}ms"), |t| format!("{t:.3}"))
 }
 
+/// Unix milliseconds of an RFC 3339 text; `None` where it is none.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn stored_time_reads_as_rfc3339() {
         assert_eq!(super::rfc3339(1_785_196_800_123), "2026-07-28T00:00:00.123Z");
+        assert_eq!(super::parse_rfc3339("2026-07-28T00:00:00.123Z"), Some(1_785_196_800_123));
     }
 }

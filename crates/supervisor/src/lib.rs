@@ -1,1 +1,39 @@
-//! Placeholder.
+//! The only code that starts, probes, drains and stops instances, and reconciles desired and observed.
+//!
+//! May import: keeper, jail, store, wire, model, stdx. It authorizes nobody and knows no HTTP.
+//!
+//! Who owns what: one task per slot owns the child process of its isolation key; one reader task per instance owns its
+//! stdout; the pending calls of an instance sit behind one lock that nobody holds across an await.
+
+mod absent;
+mod asks;
+mod handshake;
+mod hosted;
+mod instance;
+mod key;
+mod level;
+mod log;
+mod mailbox;
+mod pipe;
+mod pool;
+mod probe;
+mod process;
+mod reconcile;
+mod report;
+mod restart;
+mod route;
+mod session;
+mod settings;
+mod slot;
+mod tree;
+
+pub use absent::Absent;
+pub use hosted::{Hosted, Lease};
+pub use instance::{Instance, Pending, Stalled, Wish};
+pub use key::{Caller, Key};
+pub use level::Level;
+pub use log::ServerLog;
+pub use mailbox::{ExitReport, Item};
+pub use reconcile::{NotHosted, ReconcileError, StartError, Supervisor};
+pub use session::{NoSession, Opening, Outbound, Session};
+pub use settings::{Limits, Settings};

@@ -1,0 +1,147 @@
+//! The gate: Host, Origin, address and bearer token, in this order, before a byte of the body is read.
+
+use crate::error::GateError;
+use crate::listen::Host;
+use crate::settings::{Auth, Settings};
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::request::Parts;
+use model::{Principal, ServerName};
+
+/// Proof that a request may speak to a server as a principal. Made only by [`admit`].
+#[derive(Clone, Debug)]
+pub(crate) struct Admitted {
+    server: ServerName,
+    principal: Principal,
+}
+
+impl Admitted {
+    pub(crate) fn server(&self) -> &ServerName {
+        &self.server
+    }
+
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+}
+
+/// Host and Origin, for every method and path (E17–E19).
+pub(crate) fn check_names(settings: &Settings, parts: &Parts) -> Result<(), GateError> {
+    let host = parts
+        .uri
+        .authority()
+        .map(http::uri::Authority::as_str)
+        .or_else(|| parts.headers.get(HOST).and_then(|value| value.to_str().ok()))
+        .unwrap_or_default();
+    if !host_allowed(settings, host) {
+        return Err(GateError::Host(shown(host)));
+    }
+    match parts.headers.get(ORIGIN) {
+        None => Ok(()),
+        Some(origin) => match origin.to_str() {
+            Ok(origin) if origin_allowed(settings, origin) => Ok(()),
+            _ => Err(GateError::Origin(shown(&String::from_utf8_lossy(origin.as_bytes())))),
+        },
+    }
+}
+
+/// Who is calling which server.
+pub(crate) fn admit(host: &Host, parts: &Parts, server: ServerName) -> Result<Admitted, GateError> {
+    match host.settings.auth {
+        Auth::Open => Ok(Admitted { server, principal: Principal::anonymous() }),
+        Auth::Required => {
+            let bearer = bearer(parts)?;
+            match host.authority.verify(bearer, &server) {
+                Ok(verified) => Ok(Admitted { server, principal: verified.principal().clone() }),
+                Err(denied) => {
+                    tracing::info!(%server, reason = %denied, "a token was refused");
+                    Err(GateError::BadToken)
+                }
+            }
+        }
+    }
+}
+
+fn bearer(parts: &Parts) -> Result<&str, GateError> {
+    let mut values = parts.headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(GateError::NoToken)?;
+    if values.next().is_some() {
+        return Err(GateError::Repeated("Authorization"));
+    }
+    let text = value.to_str().map_err(|_| GateError::BadToken)?;
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(GateError::NoToken),
+    }
+}
+
+fn host_allowed(settings: &Settings, host: &str) -> bool {
+    is_loopback(name_of(host))
+        || settings.hosts.iter().any(|allowed| {
+            allowed.eq_ignore_ascii_case(host) || (!has_port(allowed) && allowed.eq_ignore_ascii_case(name_of(host)))
+        })
+}
+
+fn origin_allowed(settings: &Settings, origin: &str) -> bool {
+    if settings.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    let rest = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    rest.is_some_and(|host| !host.contains(['/', '@']) && is_loopback(name_of(host)))
+}
+
+fn is_loopback(name: &str) -> bool {
+    matches!(name, "127.0.0.1" | "[::1]") || name.eq_ignore_ascii_case("localhost")
+}
+
+fn has_port(host: &str) -> bool {
+    name_of(host).len() != host.len()
+}
+
+/// `host` without its port.
+fn name_of(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
+        _ => host,
+    }
+}
+
+/// A stranger's text in an error: short, and nothing but visible ASCII.
+fn shown(text: &str) -> String {
+    text.chars().take(80).map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            auth: Auth::Open,
+            hosts: vec!["mcp.example.org".to_owned(), "box:8420".to_owned()],
+            origins: vec!["https://app.example.org".to_owned()],
+            limits: crate::Limits::default(),
+        }
+    }
+
+    #[test]
+    fn e19_only_our_names_are_served() {
+        let s = settings();
+        for good in ["127.0.0.1:8420", "localhost", "LOCALHOST:1", "[::1]:8420", "mcp.example.org", "mcp.example.org:443", "box:8420"] {
+            assert!(host_allowed(&s, good), "{good}");
+        }
+        for bad in ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "box:8421", "evil@127.0.0.1", "127.0.0.1:80:80"] {
+            assert!(!host_allowed(&s, bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn e18_foreign_pages_are_refused() {
+        let s = settings();
+        for good in ["http://localhost:6274", "http://127.0.0.1", "https://[::1]:3", "https://app.example.org"] {
+            assert!(origin_allowed(&s, good), "{good}");
+        }
+        for bad in ["null", "http://evil.example", "http://localhost.evil.example", "http://app.example.org", "http://localhost@evil.example", "file://localhost", "http://localhost/x"] {
+            assert!(!origin_allowed(&s, bad), "{bad}");
+        }
+    }
+}

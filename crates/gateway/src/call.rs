@@ -1,0 +1,259 @@
+//! The story of one call: an instance is leased, the request is sent with an id of ours, and whatever the server says
+//! about it goes back to the caller, until the answer, the end of the server, the deadline or the caller's leaving.
+
+use crate::error::CallError;
+use crate::listen::Host;
+use crate::permit::Permit;
+use crate::reply::Reply;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stdx::clock::monotonic;
+use supervisor::{Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Wish};
+use wire::bridge::{self, Delivery, Leg, Stated};
+use wire::era::Era;
+use wire::message::Message;
+use wire::scan::Place;
+
+/// What is asked, by whom.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) message: Message,
+    pub(crate) caller: Caller,
+    /// Present for legacy clients.
+    pub(crate) session: Option<Arc<Session>>,
+    /// Log messages of at least this severity are wanted; for legacy clients the session decides.
+    pub(crate) level: Option<Level>,
+    /// A client that leaves takes its request back (modern), or does not (legacy).
+    pub(crate) leaving_cancels: bool,
+    /// `None` for subscriptions, which last as long as their client.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// A server that ends before a call reached it costs the call nothing but another try.
+const TRIES: usize = 3;
+
+/// Carries one permitted call to an instance and back.
+pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut reply: Reply) {
+    let id = asked.message.id().unwrap_or_default();
+    let outcome = match host.supervisor.hosted(permit.server()) {
+        Ok(hosted) => exchange(&host, &hosted, &asked, &id, &mut reply).await,
+        Err(absent) => Err(absent.into()),
+    };
+    match outcome {
+        Ok(End::Answer(delivery)) => reply.finish(delivery).await,
+        Ok(End::Silence) => reply.close(),
+        Err(error) => {
+            tracing::info!(server = %permit.server(), principal = %permit.principal(), %error, "a call failed");
+            if let Some(value) = error.retry_header() {
+                reply.header("retry-after", value);
+            }
+            reply.finish(error.delivery(Some(&id))).await;
+        }
+    }
+}
+
+/// How an exchange ended.
+enum End {
+    Answer(Delivery),
+    /// The client took the request back, or left.
+    Silence,
+}
+
+async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, reply: &mut Reply) -> Result<End, CallError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let Some(lease) = lease(host, hosted, asked, reply).await? else { return Ok(End::Silence) };
+        match send(asked, id, &lease).await {
+            Ok(pending) => {
+                let leg = leg(asked, &lease);
+                let end = answer(host, asked, id, &lease, leg, pending, reply).await;
+                lease.release();
+                return end;
+            }
+            Err(Stalled::Ended(_)) if tries < TRIES => lease.release(),
+            Err(stalled) => {
+                lease.release();
+                return Err(stalled.into());
+            }
+        }
+    }
+}
+
+/// An instance, however long its start takes; the caller's stream is kept awake meanwhile. `None` if the caller left.
+async fn lease(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<Option<Lease>, CallError> {
+    let client_era = if asked.session.is_some() { Era::Legacy } else { Era::Modern };
+    let starting = async {
+        let era = hosted.era_for(client_era).await?;
+        hosted.lease(&asked.caller, asked.session.as_ref(), era).await
+    };
+    tokio::pin!(starting);
+    let mut quiet = host.settings.limits.stream_after;
+    loop {
+        tokio::select! {
+            biased;
+            leased = &mut starting => return Ok(Some(leased?)),
+            () = reply.left() => match asked.leaving_cancels {
+                true => return Ok(None),
+                false => reply.abandon(),
+            },
+            () = tokio::time::sleep(quiet) => {
+                quiet = host.settings.limits.keep_alive;
+                if reply.keep_alive().await.is_err() {
+                    reply.abandon();
+                }
+            }
+        }
+    }
+}
+
+fn leg(asked: &Asked, lease: &Lease) -> Leg {
+    match (asked.session.is_some(), lease.instance().era()) {
+        (true, Era::Legacy) => Leg::LegacyToLegacy,
+        (true, Era::Modern) => Leg::LegacyToModern,
+        (false, Era::Legacy) => Leg::ModernToLegacy,
+        (false, Era::Modern) => Leg::ModernToModern,
+    }
+}
+
+/// Registers the call and writes its line.
+async fn send(asked: &Asked, id: &Bytes, lease: &Lease) -> Result<Pending, Stalled> {
+    let instance = lease.instance();
+    // In a session the level is set by the request itself.
+    if let (Some(level), None) = (asked.level, &asked.session) {
+        instance.ensure_level(level).await;
+    }
+    let wish = match (&asked.session, asked.level) {
+        (Some(session), _) => session.level().map_or(Wish::Everything, Wish::AtLeast),
+        (None, Some(level)) => Wish::AtLeast(level),
+        (None, None) => Wish::Nothing,
+    };
+    let pending = instance.begin(id.clone(), wish, asked.session.clone());
+    let line = line(asked, lease, pending.id());
+    match pending.send(line) {
+        Ok(()) => {
+            if let (Some(level), Some(_)) = (asked.level, &asked.session) {
+                instance.note_level(Hosted::effective_level(lease, level)).await;
+            }
+            Ok(pending)
+        }
+        Err(stalled) => {
+            pending.finish();
+            Err(stalled)
+        }
+    }
+}
+
+fn line(asked: &Asked, lease: &Lease, upstream_id: u64) -> Vec<u8> {
+    let mut line = Vec::with_capacity(asked.message.bytes().len() + 256);
+    if let (Some(level), Some(_)) = (asked.level, &asked.session) {
+        // Sessions of one process share its level: the most verbose wish counts (B14).
+        let level = Hosted::effective_level(lease, level);
+        bridge::set_level_line(&mut line, upstream_id, level.as_str());
+        return line;
+    }
+    let level = asked.session.as_ref().and_then(|session| session.level());
+    let stated = asked.session.as_ref().map(|session| Stated {
+        capabilities: &session.caller().profile,
+        client_info: session.client_info(),
+        log_level: level.map(Level::as_str),
+    });
+    bridge::request_line(&mut line, &asked.message, leg(asked, lease), upstream_id, stated.as_ref());
+    line
+}
+
+/// Waits for the answer, passing on what comes before it.
+async fn answer(
+    host: &Host,
+    asked: &Asked,
+    id: &Bytes,
+    lease: &Lease,
+    leg: Leg,
+    pending: Pending,
+    reply: &mut Reply,
+) -> Result<End, CallError> {
+    let limits = &host.settings.limits;
+    let mut clock = Clock::start(limits.stream_after, limits.keep_alive, asked.timeout);
+    let end = loop {
+        let happened = tokio::select! {
+            biased;
+            item = pending.next() => Happened::Item(item),
+            () = reply.left() => Happened::Left,
+            tick = clock.tick() => tick,
+        };
+        let sent = match happened {
+            Happened::Item(Item::Answer(message)) => {
+                let server_info = lease.instance().greeting().and_then(|g| g.server_info());
+                break Ok(End::Answer(bridge::response(&message, leg, id, asked.message.method(), server_info)));
+            }
+            Happened::Item(Item::Gone(report)) => break Err(CallError::Gone(report)),
+            Happened::Item(Item::Garbled(what)) => break Err(CallError::Garbled(what)),
+            Happened::Item(Item::Cancelled) => break Ok(End::Silence),
+            Happened::Item(Item::Note(note)) => reply.event(&note_body(asked, id, &note)).await,
+            Happened::Item(Item::Ask(body)) => reply.event(&body).await,
+            Happened::Quiet => reply.keep_alive().await,
+            Happened::Left => Err(crate::reply::Left),
+            Happened::Deadline(after) => {
+                pending.abandon("the call took too long");
+                return Err(CallError::Deadline { server: lease.instance().server().clone(), after });
+            }
+        };
+        if sent.is_err() {
+            reply.abandon();
+            if asked.leaving_cancels {
+                pending.abandon("the client closed the connection");
+                return Ok(End::Silence);
+            }
+        }
+        clock.spoke();
+    };
+    pending.finish();
+    end
+}
+
+/// A notification under the names that the client knows.
+fn note_body(asked: &Asked, id: &Bytes, note: &Message) -> Vec<u8> {
+    let token = asked.message.member(Place::Meta, "progressToken").map(|m| asked.message.raw(m.value));
+    bridge::notification(note, token, Some(id))
+}
+
+enum Happened {
+    Item(Item),
+    Left,
+    Quiet,
+    Deadline(Duration),
+}
+
+/// When to break the silence, and when to give up.
+struct Clock {
+    next: Instant,
+    every: Duration,
+    deadline: Option<(Instant, Duration)>,
+}
+
+impl Clock {
+    fn start(first: Duration, every: Duration, timeout: Option<Duration>) -> Self {
+        let now = monotonic();
+        Self { next: now + first, every, deadline: timeout.map(|after| (now + after, after)) }
+    }
+
+    /// Something was sent: the silence starts anew.
+    fn spoke(&mut self) {
+        self.next = monotonic() + self.every;
+    }
+
+    /// Cancel-safe.
+    async fn tick(&self) -> Happened {
+        match self.deadline {
+            Some((at, after)) if at <= self.next => {
+                tokio::time::sleep_until(at.into()).await;
+                Happened::Deadline(after)
+            }
+            _ => {
+                tokio::time::sleep_until(self.next.into()).await;
+                Happened::Quiet
+            }
+        }
+    }
+}

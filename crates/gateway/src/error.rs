@@ -1,0 +1,208 @@
+//! The one table of the public face: what went wrong → HTTP status, JSON-RPC code, what the caller reads.
+//!
+//! Codes: JSON-RPC's own and the ones MCP defines; staithe's failures are -32603 with `data.source = "staithe"`, so that
+//! nobody takes them for the hosted server's (E104, E107, E108). Once a request was accepted, its error travels as a
+//! JSON-RPC response under status 200 (B31); 503 says that the same request may succeed later.
+
+use crate::reply::{Body, json};
+use bytes::Bytes;
+use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use model::{Blame, ServerName};
+use std::time::Duration;
+use supervisor::{Absent, ExitReport, NoSession, Stalled};
+use wire::bridge::Delivery;
+use wire::classify::Refusal;
+use wire::code;
+
+/// Why a request was turned away at the gate, before its body was read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GateError {
+    #[error("this address is not served under the name {0:?}; add it to `allowed_hosts` if it should be")]
+    Host(String),
+    #[error("pages of {0:?} may not call this address; add it to `allowed_origins` if they should")]
+    Origin(String),
+    #[error("there is nothing here; servers are at /mcp/<server>")]
+    NoSuchPath,
+    #[error("a bearer token is needed: send `Authorization: Bearer <token>`")]
+    NoToken,
+    #[error("the bearer token is not valid for this server; ask the operator for a new one")]
+    BadToken,
+    #[error("this address takes POST, GET and DELETE")]
+    Method,
+    #[error("a GET stream needs the header Mcp-Session-Id; open a session with `initialize` first")]
+    NoStreamWithoutSession,
+    #[error("there is no such session; open a new one with `initialize`")]
+    NoSuchSession,
+    #[error("the body must be JSON: send `Content-Type: application/json`")]
+    ContentType,
+    #[error("the client must accept application/json or text/event-stream")]
+    NotAcceptable,
+    #[error("the client must accept text/event-stream for a GET stream")]
+    NoEvents,
+    #[error("the body has more than {limit} bytes, which is the limit")]
+    TooLarge { limit: usize },
+    #[error("the body did not arrive in time or the connection broke")]
+    Incomplete,
+    #[error("the header {0} occurs more than once")]
+    Repeated(&'static str),
+    #[error("{limit} streams of this principal are open, which is the limit; close one first")]
+    Streams { limit: usize },
+}
+
+/// Why an accepted call got no answer of the server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Absent(#[from] Absent),
+    #[error(transparent)]
+    Stalled(#[from] Stalled),
+    #[error(transparent)]
+    NoSession(#[from] NoSession),
+    #[error("{0}")]
+    Gone(ExitReport),
+    #[error("{0}")]
+    Garbled(String),
+    #[error("the server {server} did not answer within {} s; it was told to stop", after.as_secs())]
+    Deadline { server: ServerName, after: Duration },
+    #[error("{limit} calls of this principal wait for answers, which is the limit; wait for one of them")]
+    Calls { limit: usize },
+    #[error("the client's `{0}` is missing, is no object, or is larger than 16 KiB")]
+    Opening(&'static str),
+    #[error("{0:?} is not a log level; use debug, info, notice, warning, error, critical, alert or emergency")]
+    Level(String),
+    #[error("the method {0:?} is not known")]
+    UnknownMethod(String),
+}
+
+impl GateError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::NoSuchPath | Self::NoSuchSession => StatusCode::NOT_FOUND,
+            Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
+            Self::Method | Self::NoStreamWithoutSession => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotAcceptable | Self::NoEvents => StatusCode::NOT_ACCEPTABLE,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
+            Self::Repeated(_) => StatusCode::BAD_REQUEST,
+            Self::Streams { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The response. Its body is a JSON-RPC error without an id, never one that a client takes for another era's.
+    pub(crate) fn response(&self) -> Response<Body> {
+        let body = code::error_body(None, code::INVALID_REQUEST, &self.to_string(), None);
+        let mut response = json(self.status(), body);
+        let headers = response.headers_mut();
+        match self {
+            Self::NoToken => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="staithe""#));
+            }
+            Self::BadToken => {
+                let value = HeaderValue::from_static(r#"Bearer realm="staithe", error="invalid_token""#);
+                headers.insert(WWW_AUTHENTICATE, value);
+            }
+            Self::Method | Self::NoStreamWithoutSession => {
+                headers.insert(http::header::ALLOW, HeaderValue::from_static("POST, GET, DELETE, OPTIONS"));
+            }
+            Self::Streams { .. } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl CallError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Absent(absent) => absent.blame(),
+            Self::Stalled(stalled) => stalled.blame(),
+            Self::NoSession(full) => full.blame(),
+            Self::Gone(_) | Self::Garbled(_) | Self::Deadline { .. } => Blame::Server,
+            Self::Calls { .. } | Self::Opening(_) | Self::Level(_) | Self::UnknownMethod(_) => Blame::Caller,
+        }
+    }
+
+    /// (HTTP status while it is free to choose, JSON-RPC code, a short name for programs)
+    fn row(&self) -> (u16, i64, &'static str) {
+        match self {
+            Self::Absent(Absent::Unknown(_)) => (404, code::INVALID_REQUEST, "unknown_server"),
+            Self::Absent(Absent::Stopped(_)) => (503, code::INTERNAL, "server_stopped"),
+            Self::Absent(Absent::Full { .. }) => (503, code::INTERNAL, "too_many_instances"),
+            Self::Absent(Absent::Failing { .. }) => (200, code::INTERNAL, "server_failing"),
+            Self::Absent(Absent::Slow { .. }) => (200, code::INTERNAL, "server_not_ready"),
+            Self::Stalled(_) => (200, code::INTERNAL, "server_not_reading"),
+            Self::NoSession(_) => (503, code::INTERNAL, "too_many_sessions"),
+            Self::Gone(_) => (200, code::INTERNAL, "server_ended"),
+            Self::Garbled(_) => (200, code::INTERNAL, "invalid_answer"),
+            Self::Deadline { .. } => (200, code::INTERNAL, "deadline"),
+            Self::Calls { .. } => (503, code::INTERNAL, "too_many_calls"),
+            Self::Opening(_) => (400, code::INVALID_PARAMS, "invalid_initialize"),
+            Self::Level(_) => (200, code::INVALID_PARAMS, "invalid_level"),
+            Self::UnknownMethod(_) => (404, code::METHOD_NOT_FOUND, "unknown_method"),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Absent(absent) => absent.retry_after(),
+            Self::NoSession(_) | Self::Calls { .. } => Some(Duration::from_secs(5)),
+            _ => None,
+        }
+    }
+
+    /// As JSON-RPC error response to request `id`.
+    pub(crate) fn delivery(&self, id: Option<&[u8]>) -> Delivery {
+        let (status, code, reason) = self.row();
+        let blame = match self.blame() {
+            Blame::Caller => "caller",
+            Blame::Server => "server",
+            Blame::Host => "host",
+        };
+        let mut data = format!(r#"{{"source":"staithe","reason":"{reason}","blame":"{blame}""#);
+        if let Some(after) = self.retry_after() {
+            data.push_str(&format!(r#","retryAfterMs":{}"#, after.as_millis()));
+        }
+        if let Self::Gone(report) = self {
+            let mut fields = Vec::new();
+            for (name, value) in [("server", Some(report.server.as_str())), ("status", Some(&report.status)), ("lastStderr", report.last_stderr.as_deref())] {
+                if let Some(value) = value {
+                    fields.extend_from_slice(format!(r#","{name}":"#).as_bytes());
+                    wire::scan::write_text(&mut fields, value);
+                }
+            }
+            data.push_str(&String::from_utf8_lossy(&fields));
+        }
+        data.push('}');
+        Delivery { body: code::error_body(id, code, &self.to_string(), Some(&data)), status }
+    }
+
+    /// The value of `Retry-After`, where the status says that trying again helps.
+    pub(crate) fn retry_header(&self) -> Option<HeaderValue> {
+        let (status, _, _) = self.row();
+        let after = self.retry_after().filter(|_| status == 503)?;
+        HeaderValue::from_str(&after.as_secs().max(1).to_string()).ok()
+    }
+
+    /// As a whole HTTP response.
+    pub(crate) fn response(&self, id: Option<&[u8]>) -> Response<Body> {
+        let delivery = self.delivery(id);
+        let status = StatusCode::from_u16(delivery.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = json(status, delivery.body);
+        if let Some(value) = self.retry_header() {
+            response.headers_mut().insert(RETRY_AFTER, value);
+        }
+        response
+    }
+}
+
+/// A refusal of the ladder as HTTP response.
+pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
+    let id = refusal.id.as_ref().map(Bytes::as_ref);
+    let body = code::error_body(id, refusal.code, &refusal.message, refusal.data.as_deref());
+    json(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), body)
+}

@@ -1,0 +1,105 @@
+//! The public listener: accepts connections, bounds them, and ends them in order.
+
+use crate::permit::Shares;
+use crate::routes;
+use crate::settings::Settings;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use oauth::Authority;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use supervisor::Supervisor;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What every request of the public face reaches.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) authority: Authority,
+    pub(crate) settings: Settings,
+    pub(crate) shares: Shares,
+    /// Ends long streams when the host stops.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// Serves until `shutdown`; then lets calls in flight finish for `limits.drain` at most, and returns.
+pub async fn serve(
+    listener: TcpListener,
+    supervisor: Supervisor,
+    authority: Authority,
+    settings: Settings,
+    shutdown: CancellationToken,
+) {
+    let limits = settings.limits.clone();
+    let shares = Shares::new(&limits);
+    let host = Arc::new(Host { supervisor, authority, settings, shares, stopping: shutdown.clone() });
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let connections = TaskTracker::new();
+    while let Some(Some((stream, place))) = shutdown.run_until_cancelled(accept(&listener, &room)).await {
+        let served = connections.track_future(connection(host.clone(), stream, place));
+        stdx::task::spawn("connection", served);
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
+        tracing::warn!("some calls had not finished when the host stopped");
+    }
+}
+
+/// The next connection once there is room for it. `None` only if the semaphore is closed, which never happens.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = room.clone().acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => return Some((stream, place)),
+            Err(error) => {
+                // Out of descriptors, most likely: give connections time to end.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePermit) {
+    // Small answers must not wait for more to come.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let limits = &host.settings.limits;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(limits.header_count)
+        .max_buf_size(limits.header_bytes.max(8192));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(256)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(limits.keep_alive));
+    let stopping = host.stopping.clone();
+    let service = service_fn(move |request| {
+        let host = host.clone();
+        async move { Ok::<_, Infallible>(routes::answer(host, request).await) }
+    });
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = stopping.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended with an error");
+    }
+}

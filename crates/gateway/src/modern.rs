@@ -1,0 +1,110 @@
+//! A 2026-07-28 request: stateless, its metadata in its body, served by the warm process of its isolation key.
+
+use crate::admit::Admitted;
+use crate::call::{Asked, call};
+use crate::error::CallError;
+use crate::listen::Host;
+use crate::permit::Permit;
+use crate::reply::Reply;
+use bytes::Bytes;
+use std::sync::Arc;
+use supervisor::{Caller, Level};
+use wire::bridge::Delivery;
+use wire::era::Era;
+use wire::message::Message;
+use wire::method;
+use wire::scan::{Kind, Place};
+
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+const DISCOVER: &str = "server/discover";
+const LISTEN: &str = "subscriptions/listen";
+
+/// Starts the work on a request; the answer comes through `reply`.
+pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, reply: Reply) {
+    let permit = host.shares.permit(admitted);
+    let admitted = admitted.clone();
+    stdx::task::spawn("modern call", async move {
+        let id = message.id();
+        let outcome = match permit {
+            Ok(permit) => prepared(&host, &admitted, message).await.map(|prepared| (permit, prepared)),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok((permit, Prepared::Call(asked))) => serve(host, &admitted, permit, *asked, reply).await,
+            Ok((_, Prepared::Answer(delivery))) => reply.finish(delivery).await,
+            Err(error) => fail(reply, &error, id.as_deref()).await,
+        }
+    });
+}
+
+enum Prepared {
+    Call(Box<Asked>),
+    /// staithe knows the answer itself.
+    Answer(Delivery),
+}
+
+/// A subscription is a long stream and counts as one.
+async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Asked, reply: Reply) {
+    if asked.timeout.is_some() {
+        return call(host, permit, asked, reply).await;
+    }
+    match host.shares.stream(admitted) {
+        Ok(_place) => call(host.clone(), permit, asked, reply).await,
+        Err(error) => {
+            let body = wire::code::error_body(asked.message.id().as_deref(), wire::code::INTERNAL, &error.to_string(), None);
+            reply.finish(Delivery { body, status: 503 }).await;
+        }
+    }
+}
+
+async fn prepared(host: &Host, admitted: &Admitted, message: Message) -> Result<Prepared, CallError> {
+    let level = level(&message)?;
+    let hosted = host.supervisor.hosted(admitted.server())?;
+    let caller = caller(admitted);
+    let known = method::find(message.method());
+    // A modern server decides for itself which methods it knows; only in front of a legacy one the table decides.
+    if hosted.era_for(Era::Modern).await? == Era::Legacy {
+        if message.method() == DISCOVER {
+            let lease = hosted.lease(&caller, None, Era::Legacy).await?;
+            let body = lease.instance().greeting().map(|g| g.discover_response(&message.id().unwrap_or_default()));
+            lease.release();
+            return Ok(Prepared::Answer(Delivery { body: body.unwrap_or_default(), status: 200 }));
+        }
+        if message.method() == LISTEN || known.is_some_and(|m| !m.legacy || !m.modern) {
+            return Err(CallError::UnknownMethod(message.method().to_owned()));
+        }
+    }
+    let timeout = (message.method() != LISTEN).then_some(host.settings.limits.call_timeout);
+    let asked = Asked { message, caller, session: None, level, leaving_cancels: true, timeout };
+    Ok(Prepared::Call(Box::new(asked)))
+}
+
+/// All modern clients of a principal share what a legacy process is told: nothing, because no request of such a
+/// server could be brought to them.
+fn caller(admitted: &Admitted) -> Caller {
+    Caller {
+        principal: admitted.principal().clone(),
+        client: String::new(),
+        session: None,
+        profile: Bytes::from_static(b"{}"),
+        client_info: None,
+    }
+}
+
+/// The log level that the request asks for (E193, E194).
+fn level(message: &Message) -> Result<Option<Level>, CallError> {
+    let Some(member) = message.member(Place::Meta, LOG_LEVEL) else { return Ok(None) };
+    let name = match member.kind {
+        Kind::String => message.text(Place::Meta, LOG_LEVEL).unwrap_or_default().into_owned(),
+        _ => String::from_utf8_lossy(message.raw(member.value)).chars().take(40).collect(),
+    };
+    Level::parse(&name).map(Some).ok_or(CallError::Level(name))
+}
+
+/// Ends a reply with an error of ours.
+pub(crate) async fn fail(mut reply: Reply, error: &CallError, id: Option<&[u8]>) {
+    if let Some(value) = error.retry_header() {
+        reply.header("retry-after", value);
+    }
+    reply.finish(error.delivery(id)).await;
+}

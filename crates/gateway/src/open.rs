@@ -1,0 +1,106 @@
+//! A legacy `initialize`: opens a session and answers with what the server said about itself. The server hears it only
+//! when a process starts; a second client, or a second `initialize`, costs it nothing.
+
+use crate::admit::Admitted;
+use crate::error::CallError;
+use crate::listen::Host;
+use crate::modern::fail;
+use crate::reply::Reply;
+use bytes::Bytes;
+use http::HeaderValue;
+use std::sync::Arc;
+use supervisor::{Lease, Opening, Session};
+use wire::bridge::Delivery;
+use wire::era::{Era, Revision};
+use wire::message::Message;
+use wire::scan::{self, Kind, Place};
+
+/// What a client says about itself is kept as long as its session: it must be small.
+const OPENING_BYTES: usize = 16 << 10;
+
+/// Starts the work; the answer comes through `reply`.
+pub(crate) fn open(host: Arc<Host>, admitted: Admitted, message: Message, revision: Revision, mut reply: Reply) {
+    stdx::task::spawn("initialize", async move {
+        let id = message.id().unwrap_or_default();
+        let session = match begin(&host, &admitted, &message, revision) {
+            Ok(session) => session,
+            Err(error) => return fail(reply, &error, Some(&id)).await,
+        };
+        if let Ok(value) = HeaderValue::from_str(session.id()) {
+            reply.header("mcp-session-id", value);
+        }
+        match started(&host, &admitted, &session, &mut reply).await {
+            Ok(Some(lease)) => {
+                // Tasks are not kept apart between the principals of a shared process.
+                let body = lease.instance().greeting().map(|g| g.initialize_response(&id, revision, lease.shared()));
+                lease.release();
+                reply.finish(Delivery { body: body.unwrap_or_default(), status: 200 }).await;
+            }
+            Ok(None) => host.supervisor.close_session(&session, admitted.server()),
+            Err(error) => {
+                host.supervisor.close_session(&session, admitted.server());
+                reply.withdraw("mcp-session-id");
+                fail(reply, &error, Some(&id)).await;
+            }
+        }
+    });
+}
+
+fn begin(host: &Host, admitted: &Admitted, message: &Message, revision: Revision) -> Result<Arc<Session>, CallError> {
+    let capabilities = object(message, "capabilities")?;
+    let client_info = object(message, "clientInfo")?;
+    let opening = Opening {
+        server: admitted.server().clone(),
+        principal: admitted.principal().clone(),
+        client: String::new(),
+        revision,
+        capabilities: scan::canonical(&capabilities, scan::Span { start: 0, end: capabilities.len() }).into(),
+        label: label(&client_info),
+        client_info,
+    };
+    Ok(host.supervisor.open_session(opening)?)
+}
+
+/// A copy of an object among the parameters.
+fn object(message: &Message, name: &'static str) -> Result<Bytes, CallError> {
+    let member = message.member(Place::Params, name).filter(|m| m.kind == Kind::Object);
+    let raw = member.map(|m| message.raw(m.value)).filter(|raw| raw.len() <= OPENING_BYTES);
+    raw.map(Bytes::copy_from_slice).ok_or(CallError::Opening(name))
+}
+
+/// `name version`, short and printable.
+fn label(client_info: &[u8]) -> String {
+    let whole = scan::Span { start: 0, end: client_info.len() };
+    let text = |wanted: &str| {
+        scan::members(client_info, whole)
+            .find(|(key, _, kind)| *kind == Kind::String && scan::text(client_info, *key) == wanted)
+            .map(|(_, value, _)| scan::text(client_info, value).into_owned())
+            .unwrap_or_default()
+    };
+    let label = format!("{} {}", text("name"), text("version"));
+    label.trim().chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+/// An instance that has said its greeting. `None` if the client left meanwhile.
+async fn started(host: &Host, admitted: &Admitted, session: &Arc<Session>, reply: &mut Reply) -> Result<Option<Lease>, CallError> {
+    let hosted = host.supervisor.hosted(admitted.server())?;
+    let starting = async {
+        let era = hosted.era_for(Era::Legacy).await?;
+        hosted.lease(session.caller(), Some(session), era).await
+    };
+    tokio::pin!(starting);
+    let mut quiet = host.settings.limits.stream_after;
+    loop {
+        tokio::select! {
+            biased;
+            leased = &mut starting => return Ok(Some(leased?)),
+            () = reply.left() => return Ok(None),
+            () = tokio::time::sleep(quiet) => {
+                quiet = host.settings.limits.keep_alive;
+                if reply.keep_alive().await.is_err() {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Requests within a legacy session: calls, notifications, answers to the server, the GET stream, and the end.
+
+use crate::admit::Admitted;
+use crate::call::{Asked, call};
+use crate::error::{CallError, GateError};
+use crate::listen::Host;
+use crate::modern::fail;
+use crate::post::single;
+use crate::reply::{Accepts, Body, Reply, empty, json, stream as event_stream};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use std::sync::Arc;
+use supervisor::{Level, Session};
+use tokio::sync::mpsc;
+use wire::bridge;
+use wire::era::Era;
+use wire::message::{Message, Shape};
+use wire::scan::Place;
+use wire::sse;
+
+/// The session that a header names, if it is this caller's.
+pub(crate) fn find(host: &Host, admitted: &Admitted, id: &[u8]) -> Option<Arc<Session>> {
+    let id = std::str::from_utf8(id).ok()?;
+    host.supervisor.session(id, admitted.principal(), "", admitted.server())
+}
+
+/// One message of a session. `None` where the answer comes through `reply`.
+pub(crate) async fn one(
+    host: Arc<Host>,
+    admitted: &Admitted,
+    session: Arc<Session>,
+    message: Message,
+    reply: Reply,
+) -> Option<Response<Body>> {
+    match message.shape() {
+        Shape::Request => request(host, admitted, session, message, reply).await,
+        Shape::Notification => {
+            notification(&host, admitted, &session, &message).await;
+            Some(empty(StatusCode::ACCEPTED))
+        }
+        Shape::Success | Shape::Failure => {
+            session.answer(&message);
+            Some(empty(StatusCode::ACCEPTED))
+        }
+    }
+}
+
+/// A request of a session. What staithe answers itself, it answers at once.
+pub(crate) async fn request(
+    host: Arc<Host>,
+    admitted: &Admitted,
+    session: Arc<Session>,
+    message: Message,
+    reply: Reply,
+) -> Option<Response<Body>> {
+    let mut level = None;
+    match message.method() {
+        // A ping asks about the connection, and the client's connection ends here (E206).
+        "ping" => {
+            reply.finish(empty_result(&message)).await;
+            return None;
+        }
+        "logging/setLevel" => match message.text(Place::Params, "level").as_deref().map(Level::parse) {
+            Some(Some(wanted)) => {
+                session.set_level(wanted);
+                level = Some(wanted);
+            }
+            unknown => {
+                let name = unknown.and(message.text(Place::Params, "level")).unwrap_or_default().into_owned();
+                fail(reply, &CallError::Level(name), message.id().as_deref()).await;
+                return None;
+            }
+        },
+        "resources/subscribe" => {
+            if let Some(uri) = message.text(Place::Params, "uri") {
+                session.subscribe(&uri);
+            }
+        }
+        "resources/unsubscribe" => {
+            if unsubscribed_here(&host, admitted, &session, &message).await {
+                reply.finish(empty_result(&message)).await;
+                return None;
+            }
+        }
+        _ => {}
+    }
+    spawn_call(host, admitted, session, message, level, reply);
+    None
+}
+
+fn spawn_call(host: Arc<Host>, admitted: &Admitted, session: Arc<Session>, message: Message, level: Option<Level>, reply: Reply) {
+    let permit = host.shares.permit(admitted);
+    stdx::task::spawn("legacy call", async move {
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(error) => return fail(reply, &error, message.id().as_deref()).await,
+        };
+        let asked = Asked {
+            caller: session.caller().clone(),
+            session: Some(session),
+            level,
+            // A legacy client that loses its connection has not cancelled anything (E78).
+            leaving_cancels: false,
+            timeout: Some(host.settings.limits.call_timeout),
+            message,
+        };
+        call(host, permit, asked, reply).await;
+    });
+}
+
+/// Another session of the same process wants the resource still: the server must not hear of this.
+async fn unsubscribed_here(host: &Host, admitted: &Admitted, session: &Arc<Session>, message: &Message) -> bool {
+    let Some(uri) = message.text(Place::Params, "uri") else { return false };
+    session.unsubscribe(&uri);
+    let Ok(hosted) = host.supervisor.hosted(admitted.server()) else { return false };
+    let Ok(era) = hosted.era_for(Era::Legacy).await else { return false };
+    let Ok(lease) = hosted.lease(session.caller(), Some(session), era).await else { return false };
+    let others = lease.others_subscribed(session, &uri);
+    lease.release();
+    others
+}
+
+/// A notification of the client.
+pub(crate) async fn notification(host: &Host, admitted: &Admitted, session: &Arc<Session>, message: &Message) {
+    // The process heard its own `initialized` when it started.
+    if message.method() == "notifications/initialized" {
+        return;
+    }
+    let Ok(hosted) = host.supervisor.hosted(admitted.server()) else { return };
+    let Ok(era) = hosted.era_for(Era::Legacy).await else { return };
+    let Ok(lease) = hosted.lease(session.caller(), Some(session), era).await else { return };
+    if message.method() == "notifications/cancelled" {
+        if let Some(id) = message.member(Place::Params, "requestId") {
+            let reason = message.text(Place::Params, "reason").unwrap_or_default();
+            lease.instance().cancel(session, message.raw(id.value), &reason);
+        }
+    } else if era == Era::Legacy && !lease.shared() {
+        let mut line = Vec::new();
+        bridge::notification_line(&mut line, message);
+        if let Err(stalled) = lease.instance().send(line) {
+            tracing::info!(server = %admitted.server(), error = %stalled, "a client's notification was lost");
+        }
+    }
+    lease.release();
+}
+
+fn empty_result(message: &Message) -> bridge::Delivery {
+    let mut body = br#"{"jsonrpc":"2.0","id":"#.to_vec();
+    body.extend_from_slice(&message.id().unwrap_or_default());
+    body.extend_from_slice(br#","result":{}}"#);
+    bridge::Delivery { body, status: 200 }
+}
+
+/// The GET stream of a session: what the server says without being asked.
+pub(crate) fn stream(host: Arc<Host>, admitted: Admitted, parts: &Parts) -> Response<Body> {
+    let session = match named(&host, &admitted, parts) {
+        Ok(Some(session)) => session,
+        Ok(None) => return GateError::NoStreamWithoutSession.response(),
+        Err(error) => return error.response(),
+    };
+    if !Accepts::of(&parts.headers).events {
+        return GateError::NoEvents.response();
+    }
+    let place = match host.shares.stream(&admitted) {
+        Ok(place) => place,
+        Err(error) => return error.response(),
+    };
+    let (events, response) = event_stream();
+    let messages = session.open_stream();
+    stdx::task::spawn("GET stream", async move {
+        feed(&host, &session, messages, events).await;
+        session.touch();
+        drop(place);
+    });
+    response
+}
+
+/// Carries messages to a GET stream until the session, the client or the host ends it.
+async fn feed(host: &Host, session: &Session, mut messages: mpsc::Receiver<Vec<u8>>, events: mpsc::Sender<Bytes>) {
+    let limits = &host.settings.limits;
+    let mut next = Bytes::from_static(sse::KEEP_ALIVE);
+    loop {
+        if events.send_timeout(next, limits.write_timeout).await.is_err() {
+            return;
+        }
+        next = tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => {
+                    let mut event = Vec::with_capacity(message.len() + 32);
+                    sse::event(&mut event, &message);
+                    event.into()
+                }
+                None => return,
+            },
+            () = tokio::time::sleep(limits.keep_alive) => Bytes::from_static(sse::KEEP_ALIVE),
+            () = events.closed() => return,
+            () = session.ended().cancelled() => return,
+            () = host.stopping.cancelled() => return,
+        };
+    }
+}
+
+/// DELETE: the client ends its session (E122).
+pub(crate) fn end(host: &Host, admitted: &Admitted, parts: &Parts) -> Response<Body> {
+    match named(host, admitted, parts) {
+        Ok(Some(session)) => {
+            host.supervisor.close_session(&session, admitted.server());
+            json(StatusCode::OK, b"{}".to_vec())
+        }
+        Ok(None) => GateError::NoStreamWithoutSession.response(),
+        Err(error) => error.response(),
+    }
+}
+
+/// The session that a GET or DELETE names; `None` without the header.
+fn named(host: &Host, admitted: &Admitted, parts: &Parts) -> Result<Option<Arc<Session>>, GateError> {
+    let Some(id) = single(&parts.headers, "mcp-session-id")? else { return Ok(None) };
+    let session = find(host, admitted, &id).ok_or(GateError::NoSuchSession)?;
+    session.touch();
+    Ok(Some(session))
+}

@@ -1,0 +1,86 @@
+//! What the public face is told once, and every bound it keeps.
+
+use std::time::Duration;
+
+/// Whether callers must show a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Every request carries a bearer token.
+    Required,
+    /// Nobody is asked; every caller is one principal. Only sound on loopback.
+    Open,
+}
+
+/// The public face's settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whether callers must show a token.
+    pub auth: Auth,
+    /// `Host` values that are served, `name` or `name:port`; loopback names are served always.
+    pub hosts: Vec<String>,
+    /// `Origin` values that are served, `scheme://name[:port]`; loopback origins are served always.
+    pub origins: Vec<String>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Every bound, with its default and why.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest request body, bytes.
+    pub body_bytes: usize,
+    /// Deepest JSON nesting of a body.
+    pub depth: usize,
+    /// Largest request head, bytes. 64 KiB holds a long token and every mirrored header.
+    pub header_bytes: usize,
+    /// Most request headers.
+    pub header_count: usize,
+    /// How long a request head may take to arrive.
+    pub header_timeout: Duration,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long a server may take for one call.
+    pub call_timeout: Duration,
+    /// A POST's event stream opens after this much silence at the latest, so that nothing in between gives up.
+    pub stream_after: Duration,
+    /// A comment on each open stream this often.
+    pub keep_alive: Duration,
+    /// How long a client may leave its stream unread before it counts as gone.
+    pub write_timeout: Duration,
+    /// Open connections.
+    pub connections: usize,
+    /// Long streams (GET and `subscriptions/listen`) of one principal.
+    pub streams_per_principal: usize,
+    /// Calls of one principal that wait for an answer.
+    pub calls_per_principal: usize,
+    /// How long calls in flight may finish when the host stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 4 << 20,
+            depth: 64,
+            header_bytes: 64 << 10,
+            header_count: 64,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(300),
+            stream_after: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(60),
+            connections: 4096,
+            streams_per_principal: 4096,
+            calls_per_principal: 1024,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// What a body is scanned with.
+    pub(crate) fn scan(&self) -> wire::scan::Limits {
+        wire::scan::Limits { bytes: self.body_bytes, depth: self.depth }
+    }
+}

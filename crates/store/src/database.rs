@@ -1,0 +1,56 @@
+//! One connection with its transactions, and a new connection where PostgreSQL dropped the old one.
+
+use crate::error::{Cause, OpenError};
+use crate::location::Location;
+use crate::postgresql::Link;
+use crate::tx::Tx;
+use crate::{migrate, sqlite};
+
+/// The open database. Only the owner thread has one.
+pub(crate) enum Database {
+    Sqlite(rusqlite::Connection),
+    Postgres(Box<Link>),
+}
+
+impl Database {
+    /// Opens or creates it and brings its tables up to date.
+    pub(crate) fn open(location: &Location) -> Result<Self, OpenError> {
+        let mut database = match location {
+            Location::Sqlite(path) => Self::Sqlite(sqlite::open(path)?),
+            Location::Postgres(text) => Self::Postgres(Box::new(Link::open(text)?)),
+        };
+        migrate::migrate(&mut database)?;
+        Ok(database)
+    }
+
+    /// Runs one SELECT outside a transaction; repeats it once where the connection was lost.
+    pub(crate) fn read<T>(&mut self, mut body: impl FnMut(&mut Tx<'_>) -> Result<T, Cause>) -> Result<T, Cause> {
+        match self {
+            Self::Sqlite(connection) => body(&mut Tx::Sqlite(connection)),
+            Self::Postgres(link) => link.with(|client| body(&mut Tx::Postgres(client))),
+        }
+    }
+
+    /// Runs `body` in a transaction that excludes every other writer, and commits. On any error nothing is changed,
+    /// except that a connection lost during the commit leaves the outcome unknown.
+    pub(crate) fn write<T>(&mut self, mut body: impl FnMut(&mut Tx<'_>) -> Result<T, Cause>) -> Result<T, Cause> {
+        match self {
+            Self::Sqlite(connection) => transact(&mut Tx::Sqlite(connection), &mut body),
+            Self::Postgres(link) => link.with(|client| transact(&mut Tx::Postgres(client), &mut body)),
+        }
+    }
+}
+
+fn transact<T>(tx: &mut Tx<'_>, body: &mut impl FnMut(&mut Tx<'_>) -> Result<T, Cause>) -> Result<T, Cause> {
+    tx.begin()?;
+    match body(tx) {
+        Ok(done) => {
+            tx.commit()?;
+            Ok(done)
+        }
+        Err(cause) => {
+            tx.roll_back();
+            Err(cause)
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Why there is no instance for a call.
+
+use model::{Blame, ServerName};
+use std::time::Duration;
+
+/// No instance can take the call.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Absent {
+    /// No server has this name.
+    #[error("no server is named {0}")]
+    Unknown(ServerName),
+    /// An operator stopped it.
+    #[error("the server {0} is stopped; an operator can start it with `staithe start {0}`")]
+    Stopped(ServerName),
+    /// It could not be started, or dies again and again.
+    #[error("the server {server} cannot serve: {reason}")]
+    Failing { server: ServerName, reason: String, retry_after: Duration },
+    /// It did not become ready while the call waited.
+    #[error("the server {server} did not become ready within {} s", waited.as_secs())]
+    Slow { server: ServerName, waited: Duration },
+    /// A bound on processes is reached.
+    #[error("the server {server} has {limit} processes, which is the limit; try again when one is idle")]
+    Full { server: ServerName, limit: u32 },
+}
+
+impl Absent {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Unknown(_) => Blame::Caller,
+            Self::Stopped(_) | Self::Full { .. } => Blame::Host,
+            Self::Failing { .. } | Self::Slow { .. } => Blame::Server,
+        }
+    }
+
+    /// When it may be worth asking again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unknown(_) | Self::Stopped(_) => None,
+            Self::Failing { retry_after, .. } => Some(*retry_after),
+            Self::Slow { .. } | Self::Full { .. } => Some(Duration::from_secs(5)),
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! One hosted server of one generation: its verdict, its slots, and the only way to an instance.
+
+use crate::absent::Absent;
+use crate::handshake::Introduction;
+use crate::instance::Instance;
+use crate::key::{Caller, Key};
+use crate::level::Level;
+use crate::log::ServerLog;
+use crate::pool::{Place, Pool};
+use crate::probe;
+use crate::session::Session;
+use crate::settings::Settings;
+use crate::slot::{Context, Counters, Order, Slot};
+use model::report::LogSource;
+use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use wire::era::{Era, Revision};
+
+/// A verdict is doubted after this long: a stale "legacy" never shows itself.
+const VERDICT_DAYS_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// What all servers of a host share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) epoch: u64,
+    pub(crate) instance_ids: AtomicU64,
+    /// Slots that exist, over all servers.
+    pub(crate) slots: AtomicU32,
+}
+
+/// A server as it is hosted now.
+#[derive(Debug)]
+pub struct Hosted {
+    spec: ServerSpec,
+    shared: Arc<Shared>,
+    log: Arc<ServerLog>,
+    counters: Arc<Counters>,
+    known: Mutex<Option<Known>>,
+    probing: tokio::sync::Mutex<()>,
+    checked: Mutex<Checked>,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    pools: Mutex<HashMap<Key, Arc<Pool>>>,
+    retired: CancellationToken,
+}
+
+/// A verdict at hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) verdict: Verdict,
+    discovered: Option<String>,
+    pub(crate) probed_at_ms: i64,
+    stored: bool,
+}
+
+/// Whether the server was seen to work since this daemon hosts this generation.
+#[derive(Clone, Debug)]
+pub(crate) enum Checked {
+    NotYet,
+    Works,
+    Trouble(String),
+}
+
+impl Hosted {
+    pub(crate) fn new(spec: ServerSpec, shared: Arc<Shared>, log: Arc<ServerLog>, counters: Arc<Counters>) -> Self {
+        Self {
+            spec,
+            shared,
+            log,
+            counters,
+            known: Mutex::new(None),
+            probing: tokio::sync::Mutex::new(()),
+            checked: Mutex::new(Checked::NotYet),
+            slots: Mutex::default(),
+            pools: Mutex::default(),
+            retired: CancellationToken::new(),
+        }
+    }
+
+    /// What the operator asked for.
+    pub fn spec(&self) -> &ServerSpec {
+        &self.spec
+    }
+
+    /// The era to speak with this server for a client of `client` era: its own where the server speaks it, so that
+    /// nothing is translated that need not be.
+    pub async fn era_for(self: &Arc<Self>, client: Era) -> Result<Era, Absent> {
+        self.available()?;
+        Ok(match self.verdict().await? {
+            Verdict::Legacy => Era::Legacy,
+            Verdict::Modern => Era::Modern,
+            Verdict::Dual => client,
+        })
+    }
+
+    /// An instance for `caller`, spoken to in `era`: the warm one of its isolation key, or a new one.
+    pub async fn lease(
+        self: &Arc<Self>,
+        caller: &Caller,
+        session: Option<&Arc<Session>>,
+        era: Era,
+    ) -> Result<Lease, Absent> {
+        self.available()?;
+        let mut key = Key::of(caller, self.spec.mode, era);
+        let mut place = None;
+        if self.spec.mode == Mode::Exclusive {
+            let taken = self.pool(&key).take().await.ok_or_else(|| Absent::Stopped(self.spec.name.clone()))?;
+            key = key.at_place(taken.number);
+            place = Some(taken);
+        }
+        let slot = self.slot(&key, caller, session)?;
+        if let Some(session) = session {
+            slot.context.attach(session);
+        }
+        match slot.ready().await {
+            Ok(instance) => Ok(Lease { instance, slot, place }),
+            Err(absent) => {
+                if let Some(place) = place {
+                    place.release();
+                }
+                Err(absent)
+            }
+        }
+    }
+
+    /// The most verbose level that a session of the caller's process wants, after `level` was set by one of them.
+    pub fn effective_level(lease: &Lease, level: Level) -> Level {
+        lease.slot.context.sessions().iter().filter_map(|s| s.level()).min().map_or(level, |least| least.min(level))
+    }
+
+    fn available(&self) -> Result<(), Absent> {
+        if self.spec.enabled && !self.retired.is_cancelled() {
+            return Ok(());
+        }
+        Err(Absent::Stopped(self.spec.name.clone()))
+    }
+
+    fn pool(&self, key: &Key) -> Arc<Pool> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.entry(key.clone()).or_insert_with(|| Pool::new(self.settings().limits.pool)).clone()
+    }
+
+    fn slot(self: &Arc<Self>, key: &Key, caller: &Caller, session: Option<&Arc<Session>>) -> Result<Arc<Slot>, Absent> {
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(key) {
+            return Ok(slot.clone());
+        }
+        self.room(&slots)?;
+        self.shared.slots.fetch_add(1, Ordering::Relaxed);
+        let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared));
+        let slot = Slot::start(key.clone(), self.introduction(key, caller, session), context, self.clone());
+        slots.insert(key.clone(), slot.clone());
+        Ok(slot)
+    }
+
+    /// What the process is told: a session's own process hears exactly what the session's client said.
+    fn introduction(&self, key: &Key, caller: &Caller, session: Option<&Arc<Session>>) -> Introduction {
+        let mut introduction = Introduction::as_host(key.profile.clone());
+        if self.spec.mode == Mode::PerSession {
+            if let (Some(session), Some(client_info)) = (session, &caller.client_info) {
+                introduction.client_info = client_info.clone();
+                introduction.revision = session.revision().max(Revision::V20241105);
+            }
+        }
+        introduction
+    }
+
+    /// Refuses over the bounds; an idle process is asked to make room for the next caller.
+    fn room(&self, slots: &HashMap<Key, Arc<Slot>>) -> Result<(), Absent> {
+        let limits = &self.settings().limits;
+        let (own, all) = (u32::try_from(slots.len()).unwrap_or(u32::MAX), self.shared.slots.load(Ordering::Relaxed));
+        let limit = if own >= limits.instances_per_server {
+            limits.instances_per_server
+        } else if all >= limits.instances {
+            limits.instances
+        } else {
+            return Ok(());
+        };
+        if let Some(idle) = slots.values().find(|slot| slot.idle_for(Duration::ZERO)) {
+            idle.order(Order::Stop);
+        }
+        Err(Absent::Full { server: self.spec.name.clone(), limit })
+    }
+
+    /// Which eras the server speaks: as pinned, as remembered, or as a probe finds. Callers at one time share one probe.
+    async fn verdict(self: &Arc<Self>) -> Result<Verdict, Absent> {
+        if let Some(known) = self.known() {
+            return Ok(known.verdict);
+        }
+        let _turn = self.probing.lock().await;
+        if let Some(known) = self.known() {
+            return Ok(known.verdict);
+        }
+        let known = match self.spec.era {
+            EraPin::Legacy => self.pinned(Verdict::Legacy),
+            EraPin::Modern => self.pinned(Verdict::Modern),
+            EraPin::Auto => match self.remembered().await {
+                Some(known) => known,
+                None => self.probe().await?,
+            },
+        };
+        let verdict = known.verdict;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        Ok(verdict)
+    }
+
+    fn pinned(&self, verdict: Verdict) -> Known {
+        Known { verdict, discovered: None, probed_at_ms: stdx::clock::unix_ms(), stored: true }
+    }
+
+    async fn remembered(&self) -> Option<Known> {
+        let kept = self.shared.store.verdict(&self.spec.name).await.ok().flatten()?;
+        let fresh = stdx::clock::unix_ms().saturating_sub(kept.probed_at_ms) < VERDICT_DAYS_MS;
+        (fresh && kept.fingerprint == self.fingerprint()).then_some(Known {
+            verdict: kept.verdict,
+            discovered: kept.discovered,
+            probed_at_ms: kept.probed_at_ms,
+            stored: true,
+        })
+    }
+
+    async fn probe(self: &Arc<Self>) -> Result<Known, Absent> {
+        let finding = match probe::probe(self).await {
+            Ok(finding) => finding,
+            Err(reason) => {
+                self.found(Checked::Trouble(reason.clone()));
+                let retry_after = Duration::from_secs(5);
+                return Err(Absent::Failing { server: self.spec.name.clone(), reason, retry_after });
+            }
+        };
+        let known = Known {
+            verdict: finding.verdict,
+            discovered: finding.discovered,
+            probed_at_ms: stdx::clock::unix_ms(),
+            stored: false,
+        };
+        let word = if finding.proven { "speaks" } else { "answered no probe; taken to speak" };
+        self.log.add(0, LogSource::Host, &format!("{word} {}", finding.verdict));
+        if finding.proven {
+            self.found(Checked::Works);
+            return Ok(self.remember(known).await);
+        }
+        Ok(known)
+    }
+
+    /// A verdict that cannot be stored costs a probe after the next start, nothing more.
+    async fn remember(&self, mut known: Known) -> Known {
+        let verdict = EraVerdict {
+            server: self.spec.name.clone(),
+            fingerprint: self.fingerprint(),
+            verdict: known.verdict,
+            discovered: known.discovered.clone(),
+            probed_at_ms: known.probed_at_ms,
+        };
+        match self.shared.store.put_verdict(verdict).await {
+            Ok(()) => known.stored = true,
+            Err(error) => tracing::warn!(server = %self.spec.name, %error, "the era verdict could not be stored"),
+        }
+        known
+    }
+
+    /// A process got through its handshake: a verdict that was only a guess is proven.
+    pub(crate) async fn greeted(&self, instance: &Instance) {
+        self.found(Checked::Works);
+        let guessed = self.known().filter(|known| !known.stored && instance.era() == Era::Legacy);
+        if let Some(known) = guessed {
+            let known = self.remember(known).await;
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        }
+    }
+
+    /// The server contradicted its verdict: the next caller probes again.
+    pub(crate) fn doubt_verdict(self: &Arc<Self>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let hosted = self.clone();
+        stdx::task::spawn("forget verdict", async move {
+            if let Err(error) = hosted.shared.store.forget_verdict(&hosted.spec.name).await {
+                tracing::warn!(server = %hosted.spec.name, %error, "the era verdict could not be forgotten");
+            }
+        });
+    }
+
+    /// Makes sure that the server can be started at all, before a caller finds out; again and again until it can.
+    pub(crate) async fn check(self: Arc<Self>) {
+        let mut attempt = 0;
+        while !self.retired.is_cancelled() {
+            let outcome = match self.verdict().await {
+                Ok(verdict) if matches!(self.checked(), Checked::NotYet | Checked::Trouble(_)) => {
+                    let era = if verdict == Verdict::Legacy { Era::Legacy } else { Era::Modern };
+                    probe::starts(&self, era).await
+                }
+                Ok(_) => Ok(()),
+                Err(absent) => Err(absent.to_string()),
+            };
+            match outcome {
+                Ok(()) => return self.found(Checked::Works),
+                Err(reason) => self.found(Checked::Trouble(reason)),
+            }
+            attempt += 1;
+            let wait = stdx::backoff::delay(Duration::from_secs(1), Duration::from_secs(60), attempt, 1.0);
+            if tokio::time::timeout(wait, self.retired.cancelled()).await.is_ok() {
+                return;
+            }
+            if matches!(self.checked(), Checked::Works) {
+                return;
+            }
+        }
+    }
+
+    /// Stops every process, now and for good.
+    pub(crate) async fn retire(&self) {
+        self.retired.cancel();
+        let slots = self.all_slots();
+        for slot in &slots {
+            slot.order(Order::Stop);
+        }
+        for slot in slots {
+            slot.ended().await;
+        }
+    }
+
+    /// Replaces every process; how many there were.
+    pub(crate) fn restart(&self) -> u32 {
+        let slots = self.all_slots();
+        slots.iter().for_each(|slot| slot.order(Order::Restart));
+        u32::try_from(slots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Stops what nobody used for `ttl`.
+    pub(crate) fn reap(&self, ttl: Duration) {
+        for slot in self.all_slots().into_iter().filter(|slot| slot.idle_for(ttl)) {
+            slot.order(Order::Stop);
+        }
+    }
+
+    /// The session is over: its own process too.
+    pub(crate) fn session_closed(&self, session: &str) {
+        for slot in self.all_slots() {
+            slot.context.detach(session);
+            if matches!(&slot.key.holder, crate::key::Holder::Session(own) if own == session) {
+                slot.order(Order::Stop);
+            }
+        }
+    }
+
+    /// The slot's task has ended.
+    pub(crate) fn forget(&self, key: &Key) {
+        if self.slots().remove(key).is_some() {
+            self.shared.slots.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn found(&self, checked: Checked) {
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = checked;
+    }
+
+    pub(crate) fn checked(&self) -> Checked {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn known(&self) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn all_slots(&self) -> Vec<Arc<Slot>> {
+        self.slots().values().cloned().collect()
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    pub(crate) fn log(&self) -> &Arc<ServerLog> {
+        &self.log
+    }
+
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    pub(crate) fn next_instance_id(&self) -> u64 {
+        self.shared.instance_ids.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn fingerprint(&self) -> String {
+        let digest = Sha256::digest(self.spec.launch_text().as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An instance, for one call or one handshake.
+#[derive(Debug)]
+pub struct Lease {
+    instance: Arc<Instance>,
+    slot: Arc<Slot>,
+    place: Option<Place>,
+}
+
+impl Lease {
+    /// The process.
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// Whether another session of the same process is subscribed to `uri` too, so that an unsubscribe must not reach
+    /// the server yet.
+    pub fn others_subscribed(&self, session: &Arc<Session>, uri: &str) -> bool {
+        self.slot.context.sessions().iter().any(|s| !Arc::ptr_eq(s, session) && s.subscribed_exactly(uri))
+    }
+
+    /// Whether everybody shares the process.
+    pub fn shared(&self) -> bool {
+        self.slot.context.shared
+    }
+
+    /// Gives it back.
+    pub fn release(self) {
+        self.slot.touch();
+        if let Some(place) = self.place {
+            place.release();
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! One living process: what waits for its answers, and how lines reach it. Its stdout is read by one task, [`read`].
+
+use crate::level::Level;
+use crate::mailbox::{ExitReport, Item, Mailbox};
+use crate::pipe::{WriteError, Writer};
+use crate::route;
+use crate::session::Session;
+use crate::slot::Context;
+use bytes::{Bytes, BytesMut};
+use model::{Blame, ServerName};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use wire::era::Era;
+use wire::frame::Lines;
+use wire::greeting::Greeting;
+use wire::{bridge, code};
+
+/// A call could not be handed to the server. It did not reach it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stalled {
+    /// Its input queue is full.
+    #[error("the server {server} does not read its input; {queued} bytes wait for it already")]
+    Full { server: ServerName, queued: usize },
+    /// It ended meanwhile: another instance can take the call.
+    #[error("the server {0} ended before the call reached it")]
+    Ended(ServerName),
+}
+
+impl Stalled {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        Blame::Server
+    }
+}
+
+/// Which log messages of the server a call wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// None (E193).
+    Nothing,
+    /// These and graver ones.
+    AtLeast(Level),
+    /// Whatever the server sends.
+    Everything,
+}
+
+impl Wish {
+    pub(crate) fn wants(self, level: Option<Level>) -> bool {
+        match (self, level) {
+            (Self::Nothing, _) => false,
+            (Self::Everything, _) | (Self::AtLeast(_), None) => true,
+            (Self::AtLeast(least), Some(level)) => level >= least,
+        }
+    }
+}
+
+/// One process of a server, spoken to in one era for all its life.
+#[derive(Debug)]
+pub struct Instance {
+    pub(crate) id: u64,
+    pub(crate) pid: u32,
+    pub(crate) era: Era,
+    pub(crate) started_at_ms: i64,
+    pub(crate) context: Arc<Context>,
+    writer: Writer,
+    calls: Mutex<Calls>,
+    next_id: AtomicU64,
+    greeting: OnceLock<Greeting>,
+    last_stderr: Mutex<Option<String>>,
+    level: tokio::sync::Mutex<Option<Level>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    pub(crate) waiting: HashMap<u64, Waiting>,
+    ended: Option<ExitReport>,
+}
+
+/// A call that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) wish: Wish,
+    pub(crate) session: Option<Arc<Session>>,
+    client_id: Bytes,
+}
+
+impl Instance {
+    /// `first_id` begins the request ids of this process: no other process, and no later daemon, uses them again.
+    pub(crate) fn new(id: u64, pid: u32, era: Era, stdin: pipe::Sender, context: Arc<Context>) -> Self {
+        Self {
+            id,
+            pid,
+            era,
+            started_at_ms: stdx::clock::unix_ms(),
+            writer: Writer::new(stdin, context.limits.queue_bytes),
+            next_id: AtomicU64::new((context.epoch << 32) | 1),
+            context,
+            calls: Mutex::default(),
+            greeting: OnceLock::new(),
+            last_stderr: Mutex::new(None),
+            level: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Number of this process within the daemon's life.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whose process it is.
+    pub fn server(&self) -> &ServerName {
+        &self.context.server
+    }
+
+    /// What is spoken on its pipes.
+    pub fn era(&self) -> Era {
+        self.era
+    }
+
+    /// What the server said about itself. An instance that was leased has always said it.
+    pub fn greeting(&self) -> Option<&Greeting> {
+        self.greeting.get()
+    }
+
+    /// Registers a call before it is sent. `client_id` is the request id as the client spelled it.
+    pub fn begin(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mailbox = Arc::new(Mailbox::new(self.context.limits.mailbox_bytes));
+        let mut calls = self.calls();
+        match &calls.ended {
+            Some(report) => mailbox.push(Item::Gone(report.clone())),
+            None => {
+                let waiting = Waiting { mailbox: mailbox.clone(), wish, session, client_id };
+                calls.waiting.insert(id, waiting);
+            }
+        }
+        drop(calls);
+        Pending { id, mailbox, instance: self.clone() }
+    }
+
+    /// Sends a line that is no call.
+    pub fn send(&self, line: Vec<u8>) -> Result<(), Stalled> {
+        self.writer.send(line).map_err(|error| match error {
+            WriteError::Stalled { queued } => Stalled::Full { server: self.context.server.clone(), queued },
+            WriteError::Closed => Stalled::Ended(self.context.server.clone()),
+        })
+    }
+
+    /// The client took back the request `client_id` of its session: tells the server and the waiting call. Unknown ids
+    /// are ignored (E140).
+    pub fn cancel(&self, session: &Arc<Session>, client_id: &[u8], reason: &str) {
+        let mut calls = self.calls();
+        let of_session = |w: &Waiting| w.session.as_ref().is_some_and(|s| Arc::ptr_eq(s, session));
+        let found: Vec<u64> = calls
+            .waiting
+            .iter()
+            .filter(|(_, w)| of_session(w) && w.client_id == client_id)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &found {
+            if let Some(waiting) = calls.waiting.remove(id) {
+                waiting.mailbox.push(Item::Cancelled);
+            }
+        }
+        drop(calls);
+        for id in found {
+            let mut line = Vec::new();
+            bridge::cancel_line(&mut line, id, reason);
+            let _ = self.send(line);
+        }
+    }
+
+    /// Makes a legacy server send log messages of at least `level`, and waits until it has agreed (B14). A server
+    /// without logging, or one that refuses, just sends none.
+    pub async fn ensure_level(self: &Arc<Self>, level: Level) {
+        if self.era == Era::Modern || !self.greeting().is_some_and(|g| g.has("logging")) {
+            return;
+        }
+        let mut current = self.level.lock().await;
+        if current.is_some_and(|current| current <= level) {
+            return;
+        }
+        let pending = self.begin(Bytes::new(), Wish::Nothing, None);
+        let mut line = Vec::new();
+        bridge::set_level_line(&mut line, pending.id(), level.as_str());
+        if pending.send(line).is_ok() {
+            let _ = tokio::time::timeout(Duration::from_secs(5), pending.next()).await;
+            *current = Some(level);
+        }
+        pending.finish();
+    }
+
+    /// A session set its own level through a request: the next `ensure_level` must not trust the old one.
+    pub async fn note_level(&self, level: Level) {
+        *self.level.lock().await = Some(level);
+    }
+
+    /// How many calls wait.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.calls().waiting.len()
+    }
+
+    pub(crate) fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn greeted(&self, greeting: Greeting) {
+        let _ = self.greeting.set(greeting);
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    pub(crate) fn note_stderr(&self, line: &str) {
+        let kept: String = line.chars().take(500).collect();
+        *self.last_stderr.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+    }
+
+    pub(crate) fn report(&self, status: String) -> ExitReport {
+        let last_stderr = self.last_stderr.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ExitReport { server: self.context.server.clone(), status, last_stderr }
+    }
+
+    /// Nothing will answer any more: every waiting call, and every later one, is told so.
+    pub(crate) fn fail_all(&self, report: &ExitReport) {
+        self.writer.close();
+        let mut calls = self.calls();
+        calls.ended = Some(report.clone());
+        for (_, waiting) in calls.waiting.drain() {
+            waiting.mailbox.push(Item::Gone(report.clone()));
+        }
+    }
+}
+
+/// A registered call. [`Pending::finish`] or [`Pending::abandon`] ends it.
+#[derive(Debug)]
+pub struct Pending {
+    id: u64,
+    mailbox: Arc<Mailbox>,
+    instance: Arc<Instance>,
+}
+
+impl Pending {
+    /// The id that the server sees, also as progress token.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Sends the call's line.
+    pub fn send(&self, line: Vec<u8>) -> Result<(), Stalled> {
+        self.instance.send(line)
+    }
+
+    /// What happens next. Cancel-safe.
+    pub async fn next(&self) -> Item {
+        self.mailbox.next().await
+    }
+
+    /// The call is over: late words about it are dropped.
+    pub fn finish(self) {
+        self.instance.calls().waiting.remove(&self.id);
+    }
+
+    /// The caller is gone or its time is up: the server is told to stop (E136), and a late answer is dropped (E143).
+    pub fn abandon(self, reason: &str) {
+        let waited = self.instance.calls().waiting.remove(&self.id).is_some();
+        if waited {
+            let mut line = Vec::new();
+            bridge::cancel_line(&mut line, self.id, reason);
+            let _ = self.instance.send(line);
+        }
+    }
+}
+
+/// Why the reading of a server's stdout ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadEnd {
+    Closed,
+    LineTooLong { limit: usize },
+}
+
+/// Reads lines until the pipe ends and hands each to [`route`]. It never waits for a caller.
+pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver) -> ReadEnd {
+    let mut lines = Lines::new(instance.context.limits.line_bytes);
+    let mut buffer = BytesMut::new();
+    let mut room = 16 << 10;
+    loop {
+        buffer.reserve(room);
+        match stdout.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return ReadEnd::Closed,
+            Ok(n) => room = if n >= room { 256 << 10 } else { 16 << 10 },
+        }
+        while let Some(line) = lines.next(&mut buffer) {
+            match line {
+                Ok(line) => route::line(&instance, line),
+                Err(too_long) => return ReadEnd::LineTooLong { limit: too_long.limit },
+            }
+        }
+    }
+}
+
+/// A refusal of a server's request, sent to the server.
+pub(crate) fn refuse(instance: &Instance, server_id: &[u8], why: &str) {
+    let mut line = Vec::new();
+    bridge::reply_line(&mut line, server_id, Err((code::METHOD_NOT_FOUND, why)));
+    let _ = instance.send(line);
+}

@@ -1,0 +1,107 @@
+//! What a server says to one call, on its way to whoever waits for it. Bounded, and never waits for the reader: a slow
+//! caller loses its own oldest notifications, and nobody else waits for it.
+
+use model::ServerName;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+use wire::message::Message;
+
+/// One thing that happened to a call.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A notification that belongs to the call.
+    Note(Message),
+    /// A request of the server to the client, already numbered for the client.
+    Ask(Vec<u8>),
+    /// The answer. Nothing follows.
+    Answer(Message),
+    /// The process is gone. Nothing follows.
+    Gone(ExitReport),
+    /// The server answered with something that is no answer; the text says what.
+    Garbled(String),
+    /// The client took the call back with a notification. The answer may still come.
+    Cancelled,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExitReport {
+    /// Whose process.
+    pub server: ServerName,
+    /// `exit status 3`, `killed by signal 9`, or why staithe ended it.
+    pub status: String,
+    /// The last line on stderr, at most 500 bytes.
+    pub last_stderr: Option<String>,
+}
+
+impl fmt::Display for ExitReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server {} ended ({})", self.server, self.status)?;
+        match &self.last_stderr {
+            Some(line) => write!(f, "; its last words: {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The queue of one call.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    inbox: Mutex<Inbox>,
+    arrived: Notify,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    items: VecDeque<Item>,
+    bytes: usize,
+}
+
+impl Mailbox {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { inbox: Mutex::default(), arrived: Notify::new(), limit }
+    }
+
+    /// Adds `item`. Where notifications exceed the limit, the oldest notification goes (E153: keep the last).
+    pub(crate) fn push(&self, item: Item) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.bytes += size(&item);
+        inbox.items.push_back(item);
+        while inbox.bytes > self.limit {
+            let Some(at) = inbox.items.iter().position(|item| matches!(item, Item::Note(_))) else { break };
+            if let Some(dropped) = inbox.items.remove(at) {
+                inbox.bytes -= size(&dropped);
+            }
+        }
+        drop(inbox);
+        self.arrived.notify_one();
+    }
+
+    /// The next item. Cancel-safe.
+    pub(crate) async fn next(&self) -> Item {
+        loop {
+            if let Some(item) = self.take() {
+                return item;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Item> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let item = inbox.items.pop_front()?;
+        inbox.bytes -= size(&item);
+        Some(item)
+    }
+}
+
+/// What counts against the limit: only what a server can send without end.
+fn size(item: &Item) -> usize {
+    match item {
+        Item::Note(message) => message.bytes().len() + 256,
+        Item::Ask(_) | Item::Answer(_) | Item::Gone(_) | Item::Garbled(_) | Item::Cancelled => 0,
+    }
+}

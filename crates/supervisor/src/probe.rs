@@ -1,0 +1,99 @@
+//! Finds out which eras a server speaks, on throw-away processes: a probe may kill the one that hears it, and a process
+//! that speaks both is bound to one by its first message. (eras §2.2, §6 edge case 1)
+
+use crate::handshake::{self, HandshakeError, Introduction};
+use crate::hosted::Hosted;
+use crate::slot::{Context, Running};
+use bytes::Bytes;
+use model::Verdict;
+use std::sync::Arc;
+use std::time::Duration;
+use stdx::clock::monotonic;
+use wire::era::Era;
+
+/// What a probe found.
+#[derive(Clone, Debug)]
+pub(crate) struct Finding {
+    pub(crate) verdict: Verdict,
+    /// The server's own `DiscoverResult`.
+    pub(crate) discovered: Option<String>,
+    /// False where "legacy" is only what is left: nothing has answered `initialize` yet.
+    pub(crate) proven: bool,
+}
+
+/// Probes. An error is why the program cannot even be started.
+pub(crate) async fn probe(hosted: &Hosted) -> Result<Finding, String> {
+    let wait = hosted.settings().limits.probe_timeout;
+    let first = attempt(hosted, Era::Modern, wait).await?;
+    if let Attempt::Answered { greeting } = first {
+        return Ok(modern(hosted, greeting, wait).await);
+    }
+    let asked = monotonic();
+    let legacy = attempt(hosted, Era::Legacy, hosted.settings().limits.start_timeout).await?;
+    let took = asked.elapsed();
+    let proven = matches!(legacy, Attempt::Answered { .. });
+    // Silence is only proof if the program could have answered in that time: a first `npx` installs for longer.
+    if matches!(first, Attempt::Silent) && proven && took * 2 > wait {
+        if let Attempt::Answered { greeting } = attempt(hosted, Era::Modern, took * 2 + wait).await? {
+            let discovered = Some(String::from_utf8_lossy(&greeting).into_owned());
+            return Ok(Finding { verdict: Verdict::Dual, discovered, proven: true });
+        }
+    }
+    Ok(Finding { verdict: Verdict::Legacy, discovered: None, proven })
+}
+
+/// It is modern; is it legacy too?
+async fn modern(hosted: &Hosted, greeting: Bytes, wait: Duration) -> Finding {
+    let discovered = Some(String::from_utf8_lossy(&greeting).into_owned());
+    let verdict = match attempt(hosted, Era::Legacy, wait).await {
+        Ok(Attempt::Answered { .. }) => Verdict::Dual,
+        Ok(Attempt::Refused | Attempt::Silent) | Err(_) => Verdict::Modern,
+    };
+    Finding { verdict, discovered, proven: true }
+}
+
+enum Attempt {
+    Answered { greeting: Bytes },
+    Refused,
+    Silent,
+}
+
+/// The first words of one era to a process of its own.
+async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, String> {
+    let context = Arc::new(Context::new(hosted, true));
+    let mut running = Running::start(hosted, era, &context)?;
+    let instance = running.instance.clone();
+    let introduction = Introduction::as_host(Bytes::from_static(b"{}"));
+    let heard = tokio::select! {
+        heard = tokio::time::timeout(wait, handshake::greet(&instance, &introduction)) => heard.ok(),
+        end = running.ended() => Some(Err(HandshakeError::Ended(end))),
+    };
+    let greeting = instance.greeting().map(|g| g.result().clone());
+    running.stop("the probe is over").await;
+    Ok(match (heard, greeting) {
+        (Some(Ok(())), Some(greeting)) => Attempt::Answered { greeting },
+        (Some(_), _) => Attempt::Refused,
+        (None, _) => Attempt::Silent,
+    })
+}
+
+/// Whether the program starts and gets through the handshake of `era`.
+pub(crate) async fn starts(hosted: &Hosted, era: Era) -> Result<(), String> {
+    let context = Arc::new(Context::new(hosted, true));
+    let mut running = Running::start(hosted, era, &context)?;
+    let instance = running.instance.clone();
+    let introduction = Introduction::as_host(Bytes::from_static(b"{}"));
+    let limit = hosted.settings().limits.start_timeout;
+    let outcome = tokio::select! {
+        greeted = tokio::time::timeout(limit, handshake::greet(&instance, &introduction)) => match greeted {
+            Ok(greeted) => greeted.map_err(|error| error.to_string()),
+            Err(_elapsed) => Err(format!("it did not answer the handshake within {} s", limit.as_secs())),
+        },
+        end = running.ended() => Err(end),
+    };
+    let report = running.stop("the check is over").await;
+    outcome.map_err(|reason| match report.last_stderr {
+        Some(line) if !reason.contains(&line) => format!("{reason}; its last words: {line}"),
+        _ => reason,
+    })
+}

@@ -1,0 +1,264 @@
+//! The host's servers: brought to what the store says, looked after, and stopped. The only writer of the directory of
+//! servers is [`Supervisor::reconcile`]; it takes no input, so running it again is always right.
+
+use crate::absent::Absent;
+use crate::hosted::{Hosted, Shared};
+use crate::log::ServerLog;
+use crate::report;
+use crate::session::{NoSession, Opening, Session, Sessions};
+use crate::settings::Settings;
+use crate::slot::Counters;
+use crate::tree;
+use model::report::{InstanceReport, ServerReport, SessionReport};
+use model::{Principal, ServerName, ServerSpec};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// How often sessions and instances are looked over for idleness.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The supervisor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store failed.
+    #[error("the state of the servers could not be read")]
+    Store(#[from] store::StoreError),
+    /// The desired state could not be applied.
+    #[error(transparent)]
+    Reconcile(#[from] ReconcileError),
+}
+
+/// The desired state could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The store failed.
+    #[error("the desired servers could not be read")]
+    Store(#[from] store::StoreError),
+    /// A server's directory could not be made.
+    #[error(transparent)]
+    Directory(#[from] stdx::durable::DurableError),
+}
+
+/// No server has this name.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no server is named {0}")]
+pub struct NotHosted(pub ServerName);
+
+/// The handle that the rest of the host holds.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    servers: RwLock<HashMap<ServerName, Entry>>,
+    sessions: Sessions,
+    turn: tokio::sync::Mutex<()>,
+    stopping: CancellationToken,
+}
+
+/// A server, with what outlives its generations.
+#[derive(Clone, Debug)]
+struct Entry {
+    hosted: Arc<Hosted>,
+    log: Arc<ServerLog>,
+    counters: Arc<Counters>,
+}
+
+impl Supervisor {
+    /// Ends what an earlier daemon on this state directory left running, then hosts what the store says.
+    pub async fn start(store: Store, settings: Settings) -> Result<Self, StartError> {
+        let left = tree::end_leftovers(&settings.identity).await;
+        if left > 0 {
+            tracing::warn!(processes = left, "ended processes that an earlier daemon had left");
+        }
+        let epoch = next_epoch(&store).await?;
+        let shared = Shared {
+            settings,
+            store,
+            epoch,
+            instance_ids: AtomicU64::new(0),
+            slots: AtomicU32::new(0),
+        };
+        let supervisor = Self {
+            inner: Arc::new(Inner {
+                shared: Arc::new(shared),
+                servers: RwLock::default(),
+                sessions: Sessions::default(),
+                turn: tokio::sync::Mutex::new(()),
+                stopping: CancellationToken::new(),
+            }),
+        };
+        supervisor.reconcile().await?;
+        stdx::task::spawn("look after instances", look_after(supervisor.clone()));
+        Ok(supervisor)
+    }
+
+    /// Brings the hosted servers to what the store says. When it returns, calls meet the new state; processes of
+    /// replaced generations finish their calls and stop behind the scenes.
+    pub async fn reconcile(&self) -> Result<(), ReconcileError> {
+        let _turn = self.inner.turn.lock().await;
+        let desired = self.inner.shared.store.servers().await?;
+        let mut gone: Vec<ServerName> = self.entries().into_iter().map(|e| e.hosted.spec().name.clone()).collect();
+        for spec in desired {
+            gone.retain(|name| *name != spec.name);
+            let current = self.entry(&spec.name);
+            if current.as_ref().is_none_or(|c| *c.hosted.spec() != spec) {
+                self.replace(spec, current)?;
+            }
+        }
+        for name in gone {
+            if let Some(entry) = self.write_servers(|servers| servers.remove(&name)) {
+                for session in self.inner.sessions.of_server(&name) {
+                    self.inner.sessions.close(&session);
+                }
+                retire(entry.hosted);
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&self, spec: ServerSpec, current: Option<Entry>) -> Result<(), ReconcileError> {
+        let name = spec.name.clone();
+        let (log, counters) = match &current {
+            Some(entry) => (entry.log.clone(), entry.counters.clone()),
+            None => {
+                let logs = self.inner.shared.settings.servers_dir.join(name.as_str()).join("logs");
+                stdx::durable::make_dir(&logs, 0o700)?;
+                let log = ServerLog::new(&logs, self.inner.shared.settings.limits.log_bytes);
+                (Arc::new(log), Arc::new(Counters::default()))
+            }
+        };
+        let enabled = spec.enabled;
+        let hosted = Arc::new(Hosted::new(spec, self.inner.shared.clone(), log.clone(), counters.clone()));
+        self.write_servers(|servers| servers.insert(name, Entry { hosted: hosted.clone(), log, counters }));
+        if let Some(entry) = current {
+            retire(entry.hosted);
+        }
+        if enabled {
+            stdx::task::spawn("check a server", hosted.check());
+        }
+        Ok(())
+    }
+
+    /// The server of this name.
+    pub fn hosted(&self, name: &ServerName) -> Result<Arc<Hosted>, Absent> {
+        self.entry(name).map(|entry| entry.hosted).ok_or_else(|| Absent::Unknown(name.clone()))
+    }
+
+    /// Replaces every process of a server; sessions stay valid. How many processes there were.
+    pub async fn restart(&self, server: &ServerName) -> Result<u32, NotHosted> {
+        let entry = self.entry(server).ok_or_else(|| NotHosted(server.clone()))?;
+        Ok(entry.hosted.restart())
+    }
+
+    /// The log of a server.
+    pub fn log(&self, server: &ServerName) -> Option<Arc<ServerLog>> {
+        self.entry(server).map(|entry| entry.log)
+    }
+
+    /// Opens a legacy session.
+    pub fn open_session(&self, opening: Opening) -> Result<Arc<Session>, NoSession> {
+        let limits = &self.inner.shared.settings.limits;
+        self.inner.sessions.open(opening, limits.sessions, limits.sessions_per_principal)
+    }
+
+    /// The session with this id, if it is this caller's at this server.
+    pub fn session(&self, id: &str, principal: &Principal, client: &str, server: &ServerName) -> Option<Arc<Session>> {
+        self.inner.sessions.find(id, principal, client, server)
+    }
+
+    /// Ends a session and gives back what it held.
+    pub fn close_session(&self, session: &Arc<Session>, server: &ServerName) {
+        self.inner.sessions.close(session);
+        if let Some(entry) = self.entry(server) {
+            entry.hosted.session_closed(session.id());
+        }
+    }
+
+    /// Whether every enabled server can take a call.
+    pub fn ready(&self) -> bool {
+        self.servers().iter().all(|s| matches!(s.health, model::report::Health::Ready | model::report::Health::Stopped))
+    }
+
+    /// Every server, by name.
+    pub fn servers(&self) -> Vec<ServerReport> {
+        let sessions = self.inner.sessions.reports(None);
+        let public_url = &self.inner.shared.settings.public_url;
+        let mut reports: Vec<ServerReport> =
+            self.entries().iter().map(|e| report::server(&e.hosted, public_url, &sessions)).collect();
+        reports.sort_by(|a, b| a.name.cmp(&b.name));
+        reports
+    }
+
+    /// Live processes, of one server or all.
+    pub fn instances(&self, server: Option<&ServerName>) -> Vec<InstanceReport> {
+        let entries = self.entries();
+        let wanted = entries.iter().filter(|e| server.is_none_or(|name| e.hosted.spec().name == *name));
+        let mut reports: Vec<InstanceReport> = wanted.flat_map(|e| report::instances(&e.hosted)).collect();
+        reports.sort_by(|a, b| (&a.server, a.id).cmp(&(&b.server, b.id)));
+        reports
+    }
+
+    /// Open legacy sessions, of one server or all, oldest first.
+    pub fn sessions(&self, server: Option<&ServerName>) -> Vec<SessionReport> {
+        self.inner.sessions.reports(server)
+    }
+
+    /// Stops everything. When it returns, no process of any server is left.
+    pub async fn stop(&self) {
+        self.inner.stopping.cancel();
+        let _turn = self.inner.turn.lock().await;
+        let all: Vec<_> = self.entries().into_iter().map(|e| retire(e.hosted)).collect();
+        for one in all {
+            let _ = one.await;
+        }
+        tree::end_leftovers(&self.inner.shared.settings.identity).await;
+    }
+
+    fn entry(&self, name: &ServerName) -> Option<Entry> {
+        self.inner.servers.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.inner.servers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn write_servers<T>(&self, change: impl FnOnce(&mut HashMap<ServerName, Entry>) -> T) -> T {
+        change(&mut self.inner.servers.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn retire(hosted: Arc<Hosted>) -> tokio::task::JoinHandle<Option<()>> {
+    stdx::task::spawn("retire a generation", async move { hosted.retire().await })
+}
+
+/// Ends idle sessions and stops idle instances, until the host stops.
+async fn look_after(supervisor: Supervisor) {
+    let limits = supervisor.inner.shared.settings.limits.clone();
+    let every = LOOK.min(limits.idle_ttl).min(limits.session_idle).max(Duration::from_millis(50));
+    while tokio::time::timeout(every, supervisor.inner.stopping.cancelled()).await.is_err() {
+        for session in supervisor.inner.sessions.expired(limits.session_idle) {
+            let server = session.server().clone();
+            supervisor.close_session(&session, &server);
+        }
+        for entry in supervisor.entries() {
+            entry.hosted.reap(limits.idle_ttl);
+        }
+    }
+}
+
+/// Each daemon has a number of its own, so that an answer to an earlier one's request is recognised as such.
+async fn next_epoch(store: &Store) -> Result<u64, store::StoreError> {
+    let last: u64 = store.setting("epoch").await?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    // Ids stay below 2^53: some servers keep them in a double.
+    let next = (last + 1) % (1 << 20);
+    store.put_setting("epoch", &next.to_string()).await?;
+    Ok(next)
+}

@@ -1,0 +1,106 @@
+//! What servers and instances look like to an operator.
+
+use crate::hosted::{Checked, Hosted};
+use crate::slot::{Slot, State};
+use crate::tree;
+use model::ServerSpec;
+use model::report::{Health, InstanceReport, ServerReport, SessionReport};
+use std::sync::atomic::Ordering;
+use stdx::clock::monotonic;
+use wire::era::Era;
+
+pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: &[SessionReport]) -> ServerReport {
+    let spec = hosted.spec();
+    let slots = hosted.all_slots();
+    let known = hosted.known();
+    let (health, reason) = health(hosted, &slots);
+    let counters = hosted.counters();
+    ServerReport {
+        name: spec.name.clone(),
+        url: format!("{public_url}/mcp/{}", spec.name),
+        command: command_line(spec),
+        env: spec.env.keys().cloned().collect(),
+        mode: spec.mode,
+        era: spec.era,
+        verdict: known.as_ref().map(|k| k.verdict),
+        probed_at_ms: known.as_ref().map(|k| k.probed_at_ms),
+        generation: spec.generation,
+        health,
+        reason,
+        instances: count(slots.iter().filter(|s| matches!(s.state(), State::Ready(_))).count()),
+        sessions: count(sessions.iter().filter(|s| s.server == spec.name).count()),
+        calls: counters.calls.load(Ordering::Relaxed),
+        restarts: counters.restarts.load(Ordering::Relaxed),
+        junk_lines: counters.junk.load(Ordering::Relaxed),
+    }
+}
+
+pub(crate) fn instances(hosted: &Hosted) -> Vec<InstanceReport> {
+    hosted.all_slots().iter().map(|slot| instance(hosted, slot)).collect()
+}
+
+fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
+    let state = slot.state();
+    let (health, reason) = slot_health(&state);
+    let live = if let State::Ready(instance) = &state { Some(instance) } else { None };
+    InstanceReport {
+        server: hosted.spec().name.clone(),
+        id: live.map_or(0, |i| i.id),
+        pid: live.map(|i| i.pid),
+        era: if slot.key.era == Era::Modern { "modern" } else { "legacy" }.to_owned(),
+        key: slot.key.to_string(),
+        health,
+        reason,
+        started_at_ms: live.map(|i| i.started_at_ms),
+        in_flight: live.map_or(0, |i| count(i.in_flight())),
+        sessions: count(slot.context.session_count()),
+        resident_bytes: live.map_or(0, |i| tree::resident_bytes(i.pid)),
+        restarts: slot.restarts.load(Ordering::Relaxed),
+    }
+}
+
+/// A server is as well as the worst of its slots, and not ready before it was seen to work.
+fn health(hosted: &Hosted, slots: &[std::sync::Arc<Slot>]) -> (Health, Option<String>) {
+    if !hosted.spec().enabled {
+        return (Health::Stopped, None);
+    }
+    let states: Vec<(Health, Option<String>)> = slots.iter().map(|s| slot_health(&s.state())).collect();
+    for worst in [Health::Failing, Health::Restarting] {
+        if let Some(found) = states.iter().find(|(health, _)| *health == worst) {
+            return found.clone();
+        }
+    }
+    match hosted.checked() {
+        Checked::NotYet => (Health::Starting, None),
+        Checked::Works => (Health::Ready, None),
+        Checked::Trouble(reason) => (Health::Failing, Some(reason)),
+    }
+}
+
+fn slot_health(state: &State) -> (Health, Option<String>) {
+    let next = |until: &std::time::Instant| until.saturating_duration_since(monotonic()).as_millis();
+    match state {
+        State::Starting => (Health::Starting, None),
+        State::Ready(_) => (Health::Ready, None),
+        State::Waiting { until, reason } => {
+            (Health::Restarting, Some(format!("{reason}; next start in {} ms", next(until))))
+        }
+        State::Failing { until, reason } => {
+            (Health::Failing, Some(format!("{reason}; next start in {} ms", next(until))))
+        }
+        State::Stopped => (Health::Stopped, None),
+    }
+}
+
+fn command_line(spec: &ServerSpec) -> String {
+    std::iter::once(&spec.command).chain(&spec.args).map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:@=+,%".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

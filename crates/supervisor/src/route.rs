@@ -1,0 +1,210 @@
+//! Where a line of a server goes. Runs in the reader of its instance, never waits, and never guesses across principals:
+//! an instance serves one isolation key.
+
+use crate::asks;
+use crate::instance::{Calls, Instance, Waiting, refuse};
+use crate::level::Level;
+use crate::mailbox::Item;
+use crate::session::Session;
+use bytes::Bytes;
+use model::report::LogSource;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use wire::bridge;
+use wire::era::Era;
+use wire::message::{BadMessage, Message, Shape};
+use wire::scan::{self, Kind, Limits, Place, Side};
+
+const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// Routes one line.
+pub(crate) fn line(instance: &Arc<Instance>, line: Bytes) {
+    let limits = Limits { bytes: instance.context.limits.line_bytes, depth: 128 };
+    if line.first() == Some(&b'[') {
+        return array(instance, &line, &limits);
+    }
+    match Message::parse(line.clone(), Side::Server, &limits) {
+        Ok(message) => dispatch(instance, message),
+        Err(error) => unreadable(instance, &line, &error),
+    }
+}
+
+/// A 2025-03-26 server may answer with an array (E227).
+fn array(instance: &Arc<Instance>, line: &Bytes, limits: &Limits) {
+    let Ok(scan) = scan::scan(line, Side::Server, limits) else { return junk(instance, line) };
+    for (span, _) in scan::elements(line, scan.root()) {
+        let element = line.slice(span.start..span.end);
+        match Message::parse(element.clone(), Side::Server, limits) {
+            Ok(message) => dispatch(instance, message),
+            Err(error) => unreadable(instance, &element, &error),
+        }
+    }
+}
+
+fn dispatch(instance: &Arc<Instance>, message: Message) {
+    match message.shape() {
+        Shape::Success | Shape::Failure => answer(instance, message),
+        Shape::Notification => notification(instance, message),
+        Shape::Request => asks::arrived(instance, message),
+    }
+}
+
+fn answer(instance: &Instance, message: Message) {
+    let id = message.id().and_then(|raw| number(&raw));
+    let waiting = id.and_then(|id| instance.calls().waiting.remove(&id));
+    match waiting {
+        Some(waiting) => {
+            instance.context.counters.calls.fetch_add(1, Ordering::Relaxed);
+            waiting.mailbox.push(Item::Answer(message));
+        }
+        // Late after a cancel, or an id that we never gave.
+        None => tracing::debug!(server = %instance.context.server, "an answer that nobody waits for was dropped"),
+    }
+}
+
+/// A line that should have been a message. If it names exactly one waiting call, that call is told; it would wait for
+/// ever otherwise.
+fn unreadable(instance: &Instance, line: &Bytes, error: &BadMessage) {
+    if line.first() == Some(&b'{') {
+        let mut calls = instance.calls();
+        let named: Vec<u64> =
+            calls.waiting.keys().copied().filter(|id| contains(line, id.to_string().as_bytes())).collect();
+        if let [id] = named[..] {
+            if let Some(waiting) = calls.waiting.remove(&id) {
+                let server = &instance.context.server;
+                waiting.mailbox.push(Item::Garbled(format!("the server {server} sent an invalid answer: {error}")));
+            }
+        }
+    }
+    junk(instance, line);
+}
+
+fn junk(instance: &Instance, line: &[u8]) {
+    instance.context.counters.junk.fetch_add(1, Ordering::Relaxed);
+    let text = String::from_utf8_lossy(&line[..line.len().min(4096)]);
+    instance.context.log.add(instance.id, LogSource::Junk, &text);
+}
+
+fn notification(instance: &Arc<Instance>, message: Message) {
+    match message.method() {
+        "notifications/progress" => progress(instance, message),
+        "notifications/message" => log_message(instance, message),
+        "notifications/cancelled" if instance.era == Era::Legacy => asks::taken_back(instance, &message),
+        _ if message.member(Place::Meta, SUBSCRIPTION).is_some() => to_subscription(instance, message),
+        "notifications/resources/updated" => updated(instance, &message),
+        _ => broadcast(instance, &message),
+    }
+}
+
+/// Progress belongs to the call whose token it carries; for a finished or unknown call it is dropped (E151).
+fn progress(instance: &Instance, message: Message) {
+    let token = message.member(Place::Params, "progressToken").and_then(|m| number(message.raw(m.value)));
+    let calls = instance.calls();
+    if let Some(waiting) = token.and_then(|id| calls.waiting.get(&id)) {
+        waiting.mailbox.push(Item::Note(message));
+    }
+}
+
+fn to_subscription(instance: &Instance, message: Message) {
+    let id = message.member(Place::Meta, SUBSCRIPTION).and_then(|m| number(message.raw(m.value)));
+    let calls = instance.calls();
+    if let Some(waiting) = id.and_then(|id| calls.waiting.get(&id)) {
+        waiting.mailbox.push(Item::Note(message));
+    }
+}
+
+/// A log message names no call. It goes to a call only if that is the one call in flight and it wants it; else to the
+/// sessions of this isolation key that want it; else to the operator's log (B14, E193).
+fn log_message(instance: &Instance, message: Message) {
+    let level = message.text(Place::Params, "level").and_then(|name| Level::parse(&name));
+    if !instance.context.shared {
+        let calls = instance.calls();
+        if let Some(waiting) = only(&calls) {
+            if waiting.wish.wants(level) {
+                waiting.mailbox.push(Item::Note(message));
+                return;
+            }
+        }
+        drop(calls);
+        let body = bridge::notification(&message, None, None);
+        let wanting = |s: &Arc<Session>| s.level().is_none_or(|least| level.is_none_or(|l| l >= least));
+        let told = instance.context.sessions().into_iter().filter(wanting).filter(|s| s.try_stream(body.clone())).count();
+        if told > 0 {
+            return;
+        }
+    }
+    let params = message.member(Place::Root, "params").map(|m| String::from_utf8_lossy(message.raw(m.value)).into_owned());
+    instance.context.log.add(instance.id, LogSource::Message, &params.unwrap_or_default());
+}
+
+fn only(calls: &Calls) -> Option<&Waiting> {
+    if calls.waiting.len() == 1 { calls.waiting.values().next() } else { None }
+}
+
+/// To each session that subscribed to the resource or to a parent of it (E163).
+fn updated(instance: &Instance, message: &Message) {
+    let Some(uri) = message.text(Place::Params, "uri") else { return };
+    let body = bridge::notification(message, None, None);
+    for session in instance.context.sessions() {
+        if session.subscribed(&uri) {
+            deliver(instance, &session, message, &body);
+        }
+    }
+}
+
+/// To each session of this isolation key, on one of its streams (E75, E161).
+fn broadcast(instance: &Instance, message: &Message) {
+    let body = bridge::notification(message, None, None);
+    for session in instance.context.sessions() {
+        deliver(instance, &session, message, &body);
+    }
+}
+
+/// The session's GET stream, else a call of the session that is in flight, else its queue for the next GET stream.
+fn deliver(instance: &Instance, session: &Arc<Session>, message: &Message, body: &[u8]) {
+    if session.try_stream(body.to_vec()) {
+        return;
+    }
+    match newest_call(&instance.calls(), session) {
+        Some((_, waiting)) => waiting.mailbox.push(Item::Note(message.clone())),
+        None => session.keep(body.to_vec()),
+    }
+}
+
+/// The most recently started call of `session`.
+pub(crate) fn newest_call<'a>(calls: &'a Calls, session: &Arc<Session>) -> Option<(u64, &'a Waiting)> {
+    let own = |w: &Waiting| w.session.as_ref().is_some_and(|s| Arc::ptr_eq(s, session));
+    calls.waiting.iter().filter(|(_, w)| own(w)).max_by_key(|(id, _)| **id).map(|(id, w)| (*id, w))
+}
+
+/// A server's ping is answered here, always (E206). Everything else is `asks`' business.
+pub(crate) fn pong(instance: &Instance, server_id: &[u8]) {
+    let mut line = Vec::new();
+    bridge::reply_line(&mut line, server_id, Ok(b"{}"));
+    let _ = instance.send(line);
+}
+
+/// A modern server must not send requests (E226).
+pub(crate) fn out_of_place(instance: &Instance, message: &Message, server_id: &[u8]) {
+    let text = format!("the server sent the request {:?}, which it must not", message.method());
+    instance.context.log.add(instance.id, LogSource::Host, &text);
+    refuse(instance, server_id, "a server of this protocol revision sends no requests");
+}
+
+/// Our ids are integers without sign, fraction or exponent.
+pub(crate) fn number(raw: &[u8]) -> Option<u64> {
+    std::str::from_utf8(raw).ok()?.parse().ok()
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Whether the value is an object with a member `name` at its top.
+pub(crate) fn object_has(bytes: &[u8], name: &str) -> bool {
+    let limits = Limits { bytes: 1 << 20, depth: 64 };
+    scan::scan(bytes, Side::Server, &limits).is_ok_and(|scanned| {
+        scanned.kind() == Kind::Object
+            && scan::members(bytes, scanned.root()).any(|(key, _, _)| scan::text(bytes, key) == name)
+    })
+}

@@ -1,0 +1,407 @@
+//! One isolation key's place: a task that keeps a process alive in it, and the state that callers wait for.
+
+use crate::absent::Absent;
+use crate::handshake::{self, HandshakeError, Introduction};
+use crate::hosted::Hosted;
+use crate::instance::{self, Instance, ReadEnd};
+use crate::key::Key;
+use crate::log::ServerLog;
+use crate::mailbox::ExitReport;
+use crate::process::{self, Child};
+use crate::restart::History;
+use crate::session::Session;
+use crate::settings::Limits;
+use crate::tree;
+use model::ServerName;
+use model::report::LogSource;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use stdx::clock::monotonic;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use wire::era::Era;
+
+/// What every process of a slot shares, one after another.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) server: ServerName,
+    pub(crate) epoch: u64,
+    pub(crate) limits: Limits,
+    pub(crate) log: Arc<ServerLog>,
+    pub(crate) counters: Arc<Counters>,
+    /// One process for everybody: nothing in it may be attributed to one caller.
+    pub(crate) shared: bool,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+}
+
+/// A server's counts since the daemon started.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) calls: AtomicU64,
+    pub(crate) restarts: AtomicU64,
+    pub(crate) junk: AtomicU64,
+}
+
+impl Context {
+    pub(crate) fn new(hosted: &Hosted, shared: bool) -> Self {
+        Self {
+            server: hosted.spec().name.clone(),
+            epoch: hosted.epoch(),
+            limits: hosted.settings().limits.clone(),
+            log: hosted.log().clone(),
+            counters: hosted.counters().clone(),
+            shared,
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// The sessions that lean on this slot, oldest first.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.attached().values().cloned().collect()
+    }
+
+    pub(crate) fn attach(&self, session: &Arc<Session>) {
+        let mut attached = self.attached();
+        if !attached.contains_key(session.id()) {
+            attached.insert(session.id().to_owned(), session.clone());
+        }
+    }
+
+    pub(crate) fn detach(&self, session: &str) {
+        self.attached().remove(session);
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.attached().len()
+    }
+
+    fn attached(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a slot is at.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    Starting,
+    Ready(Arc<Instance>),
+    /// Died; the next start comes at `until`.
+    Waiting { until: Instant, reason: String },
+    /// Cannot be started, or dies again and again. Callers are told at once; the next try comes at `until`.
+    Failing { until: Instant, reason: String },
+    Stopped,
+}
+
+/// What a slot's task can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Replace the process.
+    Restart,
+    /// End for good.
+    Stop,
+}
+
+/// One isolation key's place.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) key: Key,
+    pub(crate) context: Arc<Context>,
+    introduction: Introduction,
+    state: watch::Sender<State>,
+    orders: mpsc::Sender<Order>,
+    last_used_ms: AtomicI64,
+    pub(crate) restarts: AtomicU64,
+}
+
+impl Slot {
+    /// Makes a slot and starts its task.
+    pub(crate) fn start(key: Key, introduction: Introduction, context: Arc<Context>, hosted: Arc<Hosted>) -> Arc<Self> {
+        let (orders, inbox) = mpsc::channel(4);
+        let slot = Arc::new(Self {
+            key,
+            context,
+            introduction,
+            state: watch::Sender::new(State::Starting),
+            orders,
+            last_used_ms: AtomicI64::new(stdx::clock::unix_ms()),
+            restarts: AtomicU64::new(0),
+        });
+        stdx::task::spawn("slot", run(slot.clone(), hosted, inbox));
+        slot
+    }
+
+    /// The process, once it can take calls. Waits for a start or a restart, not for a crash loop to end.
+    pub(crate) async fn ready(&self) -> Result<Arc<Instance>, Absent> {
+        self.touch();
+        if let State::Ready(instance) = &*self.state.borrow() {
+            return Ok(instance.clone());
+        }
+        let wait = self.context.limits.ready_wait;
+        let mut states = self.state.subscribe();
+        let settled = tokio::time::timeout(wait, states.wait_for(|s| !matches!(s, State::Starting | State::Waiting { .. })));
+        let server = self.context.server.clone();
+        match settled.await {
+            Err(_elapsed) => Err(Absent::Slow { server, waited: wait }),
+            Ok(Err(_closed)) => Err(Absent::Stopped(server)),
+            Ok(Ok(state)) => match &*state {
+                State::Ready(instance) => Ok(instance.clone()),
+                State::Failing { until, reason } => {
+                    let retry_after = until.saturating_duration_since(monotonic());
+                    Err(Absent::Failing { server, reason: reason.clone(), retry_after })
+                }
+                State::Starting | State::Waiting { .. } | State::Stopped => Err(Absent::Stopped(server)),
+            },
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Tells the task; a task that has an order already needs no second one.
+    pub(crate) fn order(&self, order: Order) {
+        let _ = self.orders.try_send(order);
+    }
+
+    /// Waits until the slot has ended.
+    pub(crate) async fn ended(&self) {
+        let _ = self.state.subscribe().wait_for(|s| matches!(s, State::Stopped)).await;
+    }
+
+    pub(crate) fn touch(&self) {
+        self.last_used_ms.store(stdx::clock::unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Without calls and sessions since at least `ttl`.
+    pub(crate) fn idle_for(&self, ttl: Duration) -> bool {
+        let busy = match &*self.state.borrow() {
+            State::Ready(instance) => instance.in_flight() > 0,
+            State::Starting => true,
+            State::Waiting { .. } | State::Failing { .. } | State::Stopped => false,
+        };
+        let idle_ms = stdx::clock::unix_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed));
+        !busy && self.context.session_count() == 0 && u128::try_from(idle_ms).is_ok_and(|ms| ms >= ttl.as_millis())
+    }
+
+    fn set(&self, state: State) {
+        self.state.send_replace(state);
+    }
+}
+
+/// How one process's life in the slot ended.
+enum End {
+    Ordered(Order),
+    /// Unasked. `since` is when it had become ready.
+    Died { since: Option<Instant>, reason: String },
+}
+
+/// The slot's task: one life after another until it is told to stop.
+async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut orders: mpsc::Receiver<Order>) {
+    let mut history = History::default();
+    loop {
+        slot.set(State::Starting);
+        match live(&slot, &hosted, &mut orders).await {
+            End::Ordered(Order::Stop) => break,
+            End::Ordered(Order::Restart) => history = History::default(),
+            End::Died { since, reason } => {
+                slot.restarts.fetch_add(1, Ordering::Relaxed);
+                slot.context.counters.restarts.fetch_add(1, Ordering::Relaxed);
+                let next = history.died(monotonic(), since, stdx::random::fraction());
+                let note = format!("{reason}; next start in {} ms", next.delay.as_millis());
+                slot.context.log.add(0, LogSource::Host, &note);
+                let until = monotonic() + next.delay;
+                slot.set(if next.failing { State::Failing { until, reason } } else { State::Waiting { until, reason } });
+                if let Ok(Some(Order::Stop) | None) = tokio::time::timeout(next.delay, orders.recv()).await {
+                    break;
+                }
+            }
+        }
+    }
+    slot.set(State::Stopped);
+    hosted.forget(&slot.key);
+}
+
+/// One process from its start to its end. Nothing of it is left when this returns.
+async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, orders: &mut mpsc::Receiver<Order>) -> End {
+    let mut running = match Running::start(hosted, slot.key.era, &slot.context) {
+        Ok(running) => running,
+        Err(reason) => return End::Died { since: None, reason },
+    };
+    let limit = slot.context.limits.start_timeout;
+    let instance = running.instance.clone();
+    let greeting = tokio::time::timeout(limit, handshake::greet(&instance, &slot.introduction));
+    let started = tokio::select! {
+        greeted = greeting => greeted.map_err(|_| format!("it did not answer the handshake within {} s", limit.as_secs()))
+            .and_then(|greeted| greeted.map_err(|error| explain(&error, hosted))),
+        end = running.ended() => Err(end),
+        order = orders.recv() => {
+            running.stop("stopped by an operator").await;
+            return End::Ordered(order.unwrap_or(Order::Stop));
+        }
+    };
+    if let Err(reason) = started {
+        let report = running.stop(&reason).await;
+        return End::Died { since: None, reason: format!("could not be started: {}", first_words(&reason, &report)) };
+    }
+    let since = monotonic();
+    hosted.greeted(&running.instance).await;
+    slot.set(State::Ready(running.instance.clone()));
+    tokio::select! {
+        reason = running.ended() => {
+            slot.set(State::Waiting { until: monotonic(), reason: reason.clone() });
+            let report = running.stop(&reason).await;
+            End::Died { since: Some(since), reason: report.to_string() }
+        }
+        order = orders.recv() => {
+            slot.set(State::Starting);
+            running.drain(slot.context.limits.stop_grace).await;
+            running.stop("stopped by an operator").await;
+            End::Ordered(order.unwrap_or(Order::Stop))
+        }
+    }
+}
+
+/// A server that refuses the era that it was found to speak was judged wrongly, or has changed.
+fn explain(error: &HandshakeError, hosted: &Arc<Hosted>) -> String {
+    if matches!(error, HandshakeError::Refused(_) | HandshakeError::Invalid(_)) {
+        hosted.doubt_verdict();
+    }
+    error.to_string()
+}
+
+/// The reason with the last words of the process, said once.
+fn first_words(reason: &str, report: &ExitReport) -> String {
+    match &report.last_stderr {
+        Some(line) if !reason.contains(line.as_str()) => format!("{reason}; its last words: {line}"),
+        _ => reason.to_owned(),
+    }
+}
+
+/// A process and the tasks at its pipes.
+pub(crate) struct Running {
+    pub(crate) instance: Arc<Instance>,
+    child: Child,
+    reader: JoinHandle<Option<ReadEnd>>,
+    drain: JoinHandle<Option<()>>,
+    stderr: JoinHandle<Option<()>>,
+    end: Option<String>,
+}
+
+impl Running {
+    /// Starts the server's program.
+    pub(crate) fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+        let id = hosted.next_instance_id();
+        let (child, pipes) = process::spawn(hosted.spec(), id, hosted.settings())
+            .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
+        context.log.add(id, LogSource::Host, &format!("started as process {}", child.pid));
+        let instance = Arc::new(Instance::new(id, child.pid, era, pipes.stdin, context.clone()));
+        let (reads, drains, errs) = (instance.clone(), instance.clone(), instance.clone());
+        Ok(Self {
+            instance,
+            child,
+            reader: stdx::task::spawn("stdout", instance::read(reads, pipes.stdout)),
+            drain: stdx::task::spawn("stdin", async move { drains.writer().drain().await }),
+            stderr: stdx::task::spawn("stderr", read_stderr(errs, pipes.stderr)),
+            end: None,
+        })
+    }
+
+    /// Waits until the process has ended or can no longer be used, and says why. Cancel-safe.
+    pub(crate) async fn ended(&mut self) -> String {
+        let read_end = tokio::select! {
+            status = self.child.exited() => {
+                self.end = Some(status.clone());
+                return status;
+            }
+            end = &mut self.reader => end.ok().flatten(),
+        };
+        if let Some(ReadEnd::LineTooLong { limit }) = read_end {
+            return format!("it wrote a line of more than {limit} bytes");
+        }
+        // A process that ends closes its stdout first.
+        match tokio::time::timeout(Duration::from_millis(30), self.child.exited()).await {
+            Ok(status) => {
+                self.end = Some(status.clone());
+                status
+            }
+            Err(_elapsed) => "it closed its stdout".to_owned(),
+        }
+    }
+
+    /// Lets calls in flight finish, for at most `grace`.
+    async fn drain(&self, grace: Duration) {
+        let step = Duration::from_millis(10);
+        let mut waited = Duration::ZERO;
+        while self.instance.in_flight() > 0 && waited < grace {
+            tokio::time::sleep(step).await;
+            waited += step;
+        }
+    }
+
+    /// Ends the process and its tree, tells every waiting call, and returns how it ended.
+    pub(crate) async fn stop(mut self, why: &str) -> ExitReport {
+        // What it wrote before it died was said: a moment for the readers to take it in.
+        if self.end.is_some() {
+            let both = async {
+                if !self.reader.is_finished() {
+                    let _ = (&mut self.reader).await;
+                }
+                let _ = (&mut self.stderr).await;
+            };
+            let _ = tokio::time::timeout(Duration::from_millis(20), both).await;
+        }
+        let status = self.end.clone().unwrap_or_else(|| why.to_owned());
+        let report = self.instance.report(status);
+        self.instance.fail_all(&report);
+        let grace = self.instance.context.limits.stop_grace;
+        match &self.end {
+            Some(_) => tree::sweep(self.child.pid, self.child.mark.clone(), grace).await,
+            None => {
+                tree::stop(&mut self.child, grace).await;
+            }
+        }
+        self.reader.abort();
+        self.drain.abort();
+        self.stderr.abort();
+        self.instance.context.log.add(self.instance.id, LogSource::Host, &format!("ended: {}", report.status));
+        report
+    }
+}
+
+/// Reads a server's stderr to its log. It is no sign of an error (E223).
+async fn read_stderr(instance: Arc<Instance>, mut stderr: pipe::Receiver) {
+    let mut buffer = Vec::with_capacity(4096);
+    let mut chunk = vec![0; 4096];
+    loop {
+        let n = match stderr.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(n) => n,
+        };
+        buffer.extend_from_slice(&chunk[..n]);
+        while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+            note(&instance, &buffer[..end]);
+            buffer.drain(..=end);
+        }
+        // A line without an end is cut rather than kept.
+        if buffer.len() > 16 << 10 {
+            note(&instance, &buffer);
+            buffer.clear();
+        }
+    }
+    if !buffer.is_empty() {
+        note(&instance, &buffer);
+    }
+}
+
+fn note(instance: &Instance, raw: &[u8]) {
+    let text = String::from_utf8_lossy(raw);
+    let text = text.trim_end();
+    if !text.is_empty() {
+        instance.note_stderr(text);
+        instance.context.log.add(instance.id, LogSource::Stderr, text);
+    }
+}
