@@ -1,0 +1,11 @@
+//! The public face in front of real child processes: the promises, attacked.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bytes;
+mod failure;
+mod host;
+mod isolation;
+mod legacy;
+mod limits;
+mod modern;
+mod traps;

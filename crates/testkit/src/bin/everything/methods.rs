@@ -1,0 +1,67 @@
+//! The methods that both eras share.
+
+use crate::process::{Call, Era};
+use crate::wire::{Params, Reply, RpcError};
+use crate::{catalogue, content, interactive, modern, tools};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// A text content block.
+pub(crate) fn text(words: &str) -> Value {
+    json!({"type": "text", "text": words})
+}
+
+/// Answers one request, on a thread of its own where that may take time. A cancelled call gets no answer.
+pub(crate) fn serve(call: Call, method: String, params: Params) {
+    let call = Arc::new(call);
+    call.process.begin(&call);
+    let name = params.text("name").unwrap_or_default();
+    if !(interactive::knows(&method, name) || method == "tools/call" && tools::takes_time(name)) {
+        return finish(&call, &method, answer(&call, &method, &params));
+    }
+    let (worker, named) = (Arc::clone(&call), std::thread::Builder::new().name(name.to_owned()));
+    let spawned = named.spawn(move || {
+        let outcome = answer(&worker, &method, &params);
+        finish(&worker, &method, outcome);
+    });
+    if let Err(error) = spawned {
+        let error = RpcError::new(-32603, format!("no thread for this call: {error}"));
+        finish(&call, "tools/call", Err(error));
+    }
+}
+
+fn finish(call: &Arc<Call>, method: &str, outcome: Result<Reply, RpcError>) {
+    call.process.end(call);
+    if call.is_stopped() {
+        return;
+    }
+    match outcome {
+        Ok(mut reply) => {
+            if call.client.era == Era::Modern {
+                modern::mark(method, &mut reply);
+            }
+            call.process.output.result(&call.id, &reply);
+        }
+        Err(error) => call.process.output.error(Some(&call.id), &error),
+    }
+}
+
+fn answer(call: &Call, method: &str, params: &Params) -> Result<Reply, RpcError> {
+    if method.ends_with("/list") && params.members.contains_key("cursor") {
+        return Err(RpcError::new(-32602, "Invalid cursor: the lists of this server have one page"));
+    }
+    match method {
+        "tools/list" => Ok(Reply::from(json!({"tools": catalogue::tools()}))),
+        "prompts/list" => Ok(Reply::from(json!({"prompts": catalogue::prompts()}))),
+        "resources/list" => Ok(Reply::from(json!({"resources": catalogue::resources()}))),
+        "resources/templates/list" => Ok(Reply::from(json!({"resourceTemplates": catalogue::templates()}))),
+        "resources/read" => content::read_resource(params, call.client.era),
+        "completion/complete" => content::complete(params),
+        "tools/call" | "prompts/get" if interactive::knows(method, params.text("name")?) => {
+            interactive::run(call, method, params)
+        }
+        "prompts/get" => content::get_prompt(params),
+        "tools/call" => tools::run(call, params),
+        _ => Err(RpcError::new(-32601, format!("Method not found: {method}"))),
+    }
+}
