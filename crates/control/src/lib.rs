@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The only code that changes desired state: every act of an operator is `execute(operator, door, command)`.
+//!
+//! May import: supervisor, oauth, store, ledger, model, stdx. It never sees traffic, and traffic never sees it.
+
+mod authorize;
+mod commands;
+mod execute;
+mod follow;
+mod identify;
+mod problem;
+
+pub use commands::import::{Imported, put_servers};
+pub use execute::{Control, HostFacts, Outcome, Readiness};
+pub use follow::LogFollow;
+pub use identify::{Door, Evidence, Operator, identify};

@@ -1,1 +1,80 @@
-fn main() {}
+//! The binary `staithe`: words on the command line in, an exit code out.
+
+mod addresses;
+mod assemble;
+mod call;
+mod check;
+mod cli;
+mod config;
+mod demo;
+mod demo_server;
+mod fault;
+mod import;
+mod lifecycle;
+mod naming;
+mod output;
+mod remote;
+mod render;
+mod run;
+mod serve;
+mod state;
+mod telemetry;
+
+use crate::cli::{Cli, Verb};
+use crate::output::Output;
+use clap::Parser;
+use model::Problem;
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    // Before any runtime starts: the demo's server is a plain child process.
+    if std::env::args_os().nth(1).is_some_and(|word| word == demo::SERVER_VERB) {
+        return demo_server::main();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout with 0, mistakes to stderr with 2.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let output = Output::new(cli.json);
+    match dispatch(cli, output) {
+        Ok(code) => code,
+        Err(problem) => output.problem(&problem),
+    }
+}
+
+fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Problem> {
+    let state_dir = cli.state_dir.as_deref();
+    match cli.command {
+        Verb::Demo(args) => hosting(async { demo::demo(&args, output).await }),
+        Verb::Run(args) => hosting(async { run::run(args, state_dir, output).await }),
+        Verb::Serve(args) => hosting(async { serve::serve(&args, state_dir, output).await }),
+        Verb::Check(args) => check::check(&args, state_dir, output),
+        Verb::Import(args) => asking(async { import::import(&args, state_dir, output).await }),
+        Verb::Call(args) => asking(async { call::call(&args, state_dir, output).await }),
+        other => asking(async { remote::command(other, state_dir, output).await }),
+    }
+}
+
+/// Runs a host: one worker per core, at least two, so that one busy task never stops the rest.
+fn hosting(work: impl Future<Output = Result<ExitCode, Problem>>) -> Result<ExitCode, Problem> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let runtime = Builder::new_multi_thread().worker_threads(cores.max(2)).thread_name("staithe").enable_all().build();
+    finish(runtime.map_err(fault::no_runtime)?, work)
+}
+
+/// Asks a host: one thread is enough.
+fn asking(work: impl Future<Output = Result<ExitCode, Problem>>) -> Result<ExitCode, Problem> {
+    finish(Builder::new_current_thread().enable_all().build().map_err(fault::no_runtime)?, work)
+}
+
+fn finish(runtime: Runtime, work: impl Future<Output = Result<ExitCode, Problem>>) -> Result<ExitCode, Problem> {
+    let result = runtime.block_on(work);
+    // What still runs was given its time: a task that hangs must not keep the process.
+    runtime.shutdown_background();
+    result
+}

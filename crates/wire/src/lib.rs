@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The only code that knows JSON-RPC and MCP: strict envelope, eras, classification, translation.
+//! Sans-IO: bytes in, decisions and bytes out. It forwards bytes, never a typed model of them.
+//!
+//! May import: nothing of ours.
+
+pub mod bridge;
+pub mod classify;
+pub mod code;
+pub mod era;
+pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod greeting;
+pub mod header;
+pub mod message;
+pub mod method;
+pub mod scan;
+pub mod splice;
+pub mod sse;

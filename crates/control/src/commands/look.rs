@@ -1,0 +1,55 @@
+//! `status`, `instances`, `sessions` and readiness: they change nothing.
+
+use crate::commands::server;
+use crate::execute::{Parts, Readiness};
+use model::report::{Health, StatusReport};
+use model::{Problem, Reply, ServerName};
+
+pub(crate) fn status(parts: &Parts) -> Reply {
+    let facts = &parts.facts;
+    Reply::Status(Box::new(StatusReport {
+        version: facts.version.clone(),
+        pid: facts.pid,
+        started_at_ms: facts.started_at_ms,
+        public: facts.public.clone(),
+        operator: facts.operator.clone(),
+        state_dir: facts.state_dir.clone(),
+        auth: facts.auth,
+        ready: parts.supervisor.ready(),
+        resident_bytes: resident_bytes(),
+        servers: parts.supervisor.servers(),
+    }))
+}
+
+pub(crate) async fn instances(parts: &Parts, name: Option<&ServerName>) -> Result<Reply, Problem> {
+    server::known(parts, name).await?;
+    Ok(Reply::Instances(parts.supervisor.instances(name)))
+}
+
+pub(crate) async fn sessions(parts: &Parts, name: Option<&ServerName>) -> Result<Reply, Problem> {
+    server::known(parts, name).await?;
+    Ok(Reply::Sessions(parts.supervisor.sessions(name)))
+}
+
+pub(crate) fn readiness(parts: &Parts) -> Readiness {
+    let waiting =
+        parts.supervisor.servers().into_iter().filter(|s| !matches!(s.health, Health::Ready | Health::Stopped));
+    let waiting = waiting.map(|s| (s.name.into(), s.health.to_string(), s.reason)).collect();
+    Readiness { ready: parts.supervisor.ready(), waiting }
+}
+
+/// Resident memory of this process; 0 where the kernel does not say.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let kib = line.split_whitespace().next().and_then(|text| text.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_process_has_some_memory() {
+        assert!(super::resident_bytes() > 100_000);
+    }
+}

@@ -1,0 +1,137 @@
+//! One function for every command and every door: authorize, run, trace.
+
+use crate::authorize::{self, Permit};
+use crate::commands::{import, logs, look, server, token};
+use crate::follow::LogFollow;
+use crate::identify::{Door, Operator};
+use model::{Command, Problem, Reply};
+use oauth::Authority;
+use std::fmt;
+use std::sync::Arc;
+use store::Store;
+use supervisor::Supervisor;
+
+/// What is true of this host from its start to its end.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// staithe's own version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Since when, Unix milliseconds.
+    pub started_at_ms: i64,
+    /// Base URL of the public listener, without a path.
+    pub public: String,
+    /// Base URL by which this machine itself reaches the public listener, also where a proxy stands in front.
+    pub local: String,
+    /// Base URL of the operator listener.
+    pub operator: String,
+    /// The state directory.
+    pub state_dir: String,
+    /// Whether callers need a token.
+    pub auth: bool,
+}
+
+/// The handle that doors hold. Cheap to clone; it has no state of its own.
+#[derive(Clone)]
+pub struct Control {
+    parts: Arc<Parts>,
+}
+
+/// What commands work with.
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) authority: Authority,
+    pub(crate) facts: HostFacts,
+}
+
+/// What comes of a command.
+#[derive(Debug)]
+pub enum Outcome {
+    /// One reply.
+    Reply(Reply),
+    /// Log lines, one at a time.
+    Follow(LogFollow),
+}
+
+impl Control {
+    /// Brings together what commands work with.
+    pub fn new(store: Store, supervisor: Supervisor, authority: Authority, facts: HostFacts) -> Self {
+        Self { parts: Arc::new(Parts { store, supervisor, authority, facts }) }
+    }
+
+    /// Does what the operator asks, if the operator may. What changed is stored when this returns, and the supervisor
+    /// has begun to make it true.
+    pub async fn execute(&self, operator: &Operator, door: Door, command: Command) -> Result<Outcome, Problem> {
+        let name = authorize::name(&command);
+        let server = authorize::server(&command).cloned();
+        let looks = authorize::needs(&command) == authorize::Right::Read;
+        let result = match authorize::authorize(operator, command) {
+            // The ledger's intent is recorded here, and its finish after `run`: before and after every change.
+            Ok(permit) => self.run(permit).await,
+            Err(problem) => Err(problem),
+        };
+        let who = operator.principal();
+        let uid = operator.uid();
+        let server = server.as_ref().map(tracing::field::display);
+        match &result {
+            Ok(_) if looks => {
+                tracing::debug!(operator = %who, uid, %door, command = name, server, "an operator looked");
+            }
+            Ok(_) => {
+                tracing::info!(operator = %who, uid, %door, command = name, server, "an operator's command was done");
+            }
+            Err(problem) => {
+                tracing::info!(operator = %who, uid, %door, command = name, server, %problem, "an operator's command failed");
+            }
+        }
+        result
+    }
+
+    /// Whether every enabled server can take a call now, and each server that cannot, for readiness probes. It looks
+    /// only at memory and needs no operator: names and states, no more.
+    pub fn readiness(&self) -> Readiness {
+        look::readiness(&self.parts)
+    }
+
+    async fn run(&self, permit: Permit) -> Result<Outcome, Problem> {
+        let parts = &*self.parts;
+        let reply = match permit.into_command() {
+            Command::Logs { server, lines, follow } => {
+                return logs::logs(parts, &server, lines, follow).await.map(Outcome::Follow);
+            }
+            Command::Status => Ok(look::status(parts)),
+            Command::Servers => Ok(Reply::Servers(parts.supervisor.servers())),
+            Command::Instances { server } => look::instances(parts, server.as_ref()).await,
+            Command::Sessions { server } => look::sessions(parts, server.as_ref()).await,
+            Command::Restart { server } => server::restart(parts, &server).await,
+            Command::Stop { server } => server::switch(parts, &server, false).await,
+            Command::Start { server } => server::switch(parts, &server, true).await,
+            Command::Remove { server } => server::remove(parts, &server).await,
+            Command::Import { servers, replace } => import::import(parts, servers, replace).await,
+            Command::Access { server } => token::access(parts, &server).await,
+            Command::TokenCreate { principal, server, expires_in_s } => {
+                token::create(parts, principal, server, expires_in_s).await
+            }
+            Command::Tokens => Ok(token::list(parts)),
+            Command::TokenRevoke { id } => token::revoke(parts, &id).await,
+        };
+        reply.map(Outcome::Reply)
+    }
+}
+
+/// Whether the host can take calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether every enabled server can take a call now.
+    pub ready: bool,
+    /// Each enabled server that cannot: name, state in one word, reason.
+    pub waiting: Vec<(String, String, Option<String>)>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("facts", &self.parts.facts).finish_non_exhaustive()
+    }
+}

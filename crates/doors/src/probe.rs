@@ -1,0 +1,176 @@
+//! The operator's HTTP listener: `/healthz` says that the process lives, `/readyz` whether it can take calls. It listens
+//! on loopback and tells no secret, so it asks for no token; a foreign `Host` is refused, so that no web page can read it.
+
+use bytes::Bytes;
+use control::{Control, Readiness};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Connections at one time.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to send its request.
+const HEADER: Duration = Duration::from_secs(5);
+/// How long one connection may live: probes come again.
+const CONNECTION: Duration = Duration::from_secs(60);
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Answers probes until `shutdown`.
+pub async fn serve(listener: TcpListener, control: Control, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = async { (place.await, listener.accept().await) } => accepted,
+        };
+        match accepted {
+            (Ok(place), Ok((stream, _))) => {
+                let visit = visit(stream, control.clone(), shutdown.clone());
+                drop(stdx::task::spawn("probe connection", async move {
+                    visit.await;
+                    drop(place);
+                }));
+            }
+            (_, Err(error)) => {
+                tracing::warn!(%error, "the operator listener cannot accept; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            (Err(_), _) => return,
+        }
+    }
+}
+
+async fn visit(stream: TcpStream, control: Control, shutdown: CancellationToken) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(request.method(), request.uri().path(), request.headers(), || control.readiness());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        result = tokio::time::timeout(CONNECTION, connection) => {
+            if let Ok(Err(error)) = result {
+                tracing::debug!(%error, "a probe connection ended badly");
+            }
+        }
+    }
+}
+
+fn answer(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    readiness: impl FnOnce() -> Readiness,
+) -> Response<Full<Bytes>> {
+    if !loopback_host(headers) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "this listener answers only to loopback names: use http://127.0.0.1 or http://localhost\n",
+        );
+    }
+    if !matches!(path, "/healthz" | "/readyz") {
+        return text(StatusCode::NOT_FOUND, "there is /healthz and /readyz\n");
+    }
+    if method != Method::GET && method != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n");
+        response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    if path == "/healthz" {
+        return text(StatusCode::OK, "ok\n");
+    }
+    let Readiness { ready, waiting } = readiness();
+    let waiting: Vec<_> = waiting
+        .into_iter()
+        .map(|(server, health, reason)| json!({"server": server, "health": health, "reason": reason}))
+        .collect();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    respond(status, "application/json", format!("{}\n", json!({"ready": ready, "waiting": waiting})))
+}
+
+/// Exactly one `Host`, and it is a loopback address or `localhost`.
+fn loopback_host(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let Some(authority) = host.to_str().ok().and_then(|text| text.parse::<http::uri::Authority>().ok()) else {
+        return false;
+    };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let user = authority.as_str().contains('@');
+    !user && (name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::answer;
+    use control::Readiness;
+    use http::{HeaderMap, HeaderValue, Method};
+
+    fn status(method: &Method, path: &str, hosts: &[&'static str], ready: bool) -> u16 {
+        let mut headers = HeaderMap::new();
+        for host in hosts {
+            headers.append("host", HeaderValue::from_static(host));
+        }
+        let waiting =
+            if ready { vec![] } else { vec![("a".to_owned(), "failing".to_owned(), Some("exit 1".to_owned()))] };
+        answer(method, path, &headers, || Readiness { ready, waiting }).status().as_u16()
+    }
+
+    #[test]
+    fn probes_tell_the_truth() {
+        let own = &["127.0.0.1:8421"][..];
+        assert_eq!(status(&Method::GET, "/healthz", own, false), 200);
+        assert_eq!(status(&Method::GET, "/readyz", own, false), 503);
+        assert_eq!(status(&Method::HEAD, "/readyz", own, true), 200);
+        assert_eq!(status(&Method::POST, "/readyz", own, true), 405);
+        assert_eq!(status(&Method::GET, "/", own, true), 404);
+        assert_eq!(status(&Method::GET, "/healthz/", own, true), 404);
+    }
+
+    #[test]
+    fn only_loopback_names_are_answered() {
+        for host in ["localhost", "LOCALHOST:8421", "127.0.0.1", "127.9.9.9:1", "[::1]:8421"] {
+            assert_eq!(status(&Method::GET, "/healthz", &[host], true), 200, "{host}");
+        }
+        for hosts in [
+            &[][..],
+            &["evil.example"],
+            &["127.0.0.1.evil.example"],
+            &["a@127.0.0.1"],
+            &["localhost", "localhost"],
+            &[""],
+        ] {
+            assert_eq!(status(&Method::GET, "/healthz", hosts, true), 403, "{hosts:?}");
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! `staithe call`: one tool call over the public address, the way any client makes it. The request is of protocol
+//! 2026-07-28; a host translates it for servers of every era.
+
+use crate::cli::CallArgs;
+use crate::fault;
+use crate::output::Output;
+use crate::render;
+use crate::state::StateDir;
+use bytes::{Buf, Bytes};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use model::{Blame, Command, Problem, ProblemCode, Reply};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// The protocol revision that requests are of.
+const REVISION: &str = "2026-07-28";
+/// Largest answer that is kept in memory, bytes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// How long the host may take to take the connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The request's id. There is one request per connection.
+const ID: u64 = 1;
+
+/// Calls one tool and prints its answer; exit code 1 where the tool says that it failed.
+pub(crate) async fn call(args: &CallArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
+    let arguments: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&args.arguments).map_err(|error| {
+        fault::usage(format!("the arguments are not a JSON object: {error}"), "write them like '{\"text\": \"hello\"}'")
+    })?;
+    let state = StateDir::choose(flag, None)?;
+    let access = Command::Access { server: args.server.clone() };
+    let Reply::Access { url, token } = doors::call(&state.socket(), &access).await?.only().await? else {
+        return Err(fault::failed(
+            "the daemon answered something else than asked",
+            "is it another version of staithe?",
+        ));
+    };
+    let asked = ToolCall { url: &url, token: token.as_deref(), tool: &args.tool, arguments: &arguments };
+    let limit = Duration::from_secs(args.timeout);
+    let answer = tokio::time::timeout(limit, asked.make(&mut |note| output.note(note))).await.map_err(|_| {
+        let message = format!("{} did not answer the call of {} within {} s", args.server, args.tool, args.timeout);
+        let hint = format!("wait longer with --timeout, or look at `staithe logs {}`", args.server);
+        Problem { code: ProblemCode::Failed, blame: Blame::Server, message, hint: Some(hint) }
+    })??;
+    if output.is_json() {
+        output.json(&answer);
+    } else {
+        output.foreign_text(&content(&answer));
+    }
+    let failed = answer.get("isError").and_then(Value::as_bool).unwrap_or(false);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One call to make.
+pub(crate) struct ToolCall<'a> {
+    /// The server's public address.
+    pub(crate) url: &'a str,
+    /// The bearer token, where one is needed.
+    pub(crate) token: Option<&'a str>,
+    /// The tool.
+    pub(crate) tool: &'a str,
+    /// Its arguments; numbers keep their spelling.
+    pub(crate) arguments: &'a BTreeMap<String, Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    jsonrpc: &'static str,
+    id: u64,
+    method: &'static str,
+    params: Params<'a>,
+}
+
+#[derive(Serialize)]
+struct Params<'a> {
+    name: &'a str,
+    arguments: &'a BTreeMap<String, Box<RawValue>>,
+    #[serde(rename = "_meta")]
+    meta: Value,
+}
+
+impl ToolCall<'_> {
+    /// Makes the call; its `result` as the server gave it. Progress and log messages on the way go to `note`.
+    pub(crate) async fn make(&self, note: &mut impl FnMut(&str)) -> Result<Value, Problem> {
+        let uri: Uri =
+            self.url.parse().map_err(|error| fault::because(&format!("use the address {}", self.url), &error, ""))?;
+        let mut connection = connect(&uri).await?;
+        let request = self.request(&uri)?;
+        let response = connection.send_request(request).await.map_err(|error| broken(&error))?;
+        let streamed =
+            response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        if streamed {
+            return read_events(response, note).await;
+        }
+        let status = response.status();
+        let body = read_all(response).await?;
+        match serde_json::from_slice::<Value>(&body) {
+            Ok(message) => outcome(status, message),
+            Err(_) => Err(refused(status, &format!("it answered {status} without JSON"))),
+        }
+    }
+
+    fn request(&self, uri: &Uri) -> Result<Request<Full<Bytes>>, Problem> {
+        let meta = json!({
+            "progressToken": "progress",
+            "io.modelcontextprotocol/protocolVersion": REVISION,
+            "io.modelcontextprotocol/clientInfo": {"name": "staithe-call", "version": env!("CARGO_PKG_VERSION")},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+        let params = Params { name: self.tool, arguments: self.arguments, meta };
+        let body = serde_json::to_vec(&Message { jsonrpc: "2.0", id: ID, method: "tools/call", params });
+        let body = body.map_err(|error| fault::because("write the request", &error, ""))?;
+        let mut request = Request::post(uri.path())
+            .header(HOST, uri.authority().map(http::uri::Authority::as_str).unwrap_or_default())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json, text/event-stream")
+            .header("MCP-Protocol-Version", REVISION)
+            .header("Mcp-Method", "tools/call")
+            .header("Mcp-Name", mirrored(self.tool));
+        if let Some(token) = self.token {
+            let value = HeaderValue::from_str(&format!("Bearer {token}"));
+            let mut value = value.map_err(|error| fault::because("send the token", &error, ""))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        request.body(Full::new(Bytes::from(body))).map_err(|error| fault::because("write the request", &error, ""))
+    }
+}
+
+async fn connect(uri: &Uri) -> Result<SendRequest<Full<Bytes>>, Problem> {
+    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let hint = "is the daemon still running? `staithe status` tells";
+    let failed = |error: &dyn std::error::Error| fault::because(&format!("reach {authority}"), error, hint);
+    let connected = tokio::time::timeout(CONNECT, TcpStream::connect(authority)).await;
+    let stream = connected.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    stream.set_nodelay(true).map_err(|error| failed(&error))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    drop(stdx::task::spawn("call connection", connection));
+    Ok(sender)
+}
+
+async fn read_all(mut response: Response<Incoming>) -> Result<Vec<u8>, Problem> {
+    let mut body = Vec::new();
+    while let Some(frame) = response.frame().await {
+        if let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() {
+            keep(&mut body, data)?;
+        }
+    }
+    Ok(body)
+}
+
+async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&str)) -> Result<Value, Problem> {
+    let (status, mut events) = (response.status(), Events::default());
+    while let Some(frame) = response.frame().await {
+        let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
+        keep(&mut events.unread, data)?;
+        while let Some(data) = events.next() {
+            let Ok(message) = serde_json::from_str::<Value>(&data) else { continue };
+            if message.get("id").and_then(Value::as_u64) == Some(ID) && message.get("method").is_none() {
+                return outcome(status, message);
+            }
+            if let Some(text) = on_the_way(&message) {
+                note(&text);
+            }
+        }
+    }
+    Err(refused(StatusCode::BAD_GATEWAY, "its stream ended without an answer"))
+}
+
+fn keep(to: &mut Vec<u8>, mut data: Bytes) -> Result<(), Problem> {
+    if to.len() + data.len() > MAX_ANSWER {
+        return Err(fault::failed(
+            format!("the answer is larger than {MAX_ANSWER} bytes"),
+            "ask the tool for less at a time",
+        ));
+    }
+    while data.has_remaining() {
+        let chunk = data.chunk();
+        to.extend_from_slice(chunk);
+        data.advance(chunk.len());
+    }
+    Ok(())
+}
+
+/// Server-sent events out of the bytes that have come so far.
+#[derive(Default)]
+struct Events {
+    unread: Vec<u8>,
+    data: Option<String>,
+}
+
+impl Events {
+    /// The data of the next whole event that has any.
+    fn next(&mut self) -> Option<String> {
+        while let Some(end) = self.unread.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.unread.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line[..end]).trim_end_matches('\r').to_owned();
+            if line.is_empty() {
+                if let Some(data) = self.data.take() {
+                    return Some(data);
+                }
+            } else if let Some(text) = line.strip_prefix("data:") {
+                let text = text.strip_prefix(' ').unwrap_or(text);
+                match &mut self.data {
+                    Some(data) => {
+                        data.push('\n');
+                        data.push_str(text);
+                    }
+                    None => self.data = Some(text.to_owned()),
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Progress and log messages in words.
+fn on_the_way(message: &Value) -> Option<String> {
+    let params = message.get("params")?;
+    match message.get("method")?.as_str()? {
+        "notifications/progress" => {
+            let of = params.get("total").map(|total| format!(" of {total}")).unwrap_or_default();
+            let text =
+                params.get("message").and_then(Value::as_str).map(|text| format!(": {text}")).unwrap_or_default();
+            Some(format!("progress {}{of}{text}", params.get("progress")?))
+        }
+        "notifications/message" => {
+            let data = params.get("data")?;
+            let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
+            Some(format!("{}: {text}", params.get("level").and_then(Value::as_str).unwrap_or("log")))
+        }
+        _ => None,
+    }
+}
+
+/// The result in a whole answer, or why there is none.
+fn outcome(status: StatusCode, mut message: Value) -> Result<Value, Problem> {
+    if let Some(result) = message.get_mut("result").map(Value::take) {
+        if result.get("resultType").and_then(Value::as_str) == Some("input_required") {
+            let message = "the tool asks for input before it answers, which this command cannot give";
+            return Err(fault::failed(message, "call it from an MCP client that can"));
+        }
+        return Ok(result);
+    }
+    let error = message.get("error").unwrap_or(&Value::Null);
+    let text = error.get("message").and_then(Value::as_str).unwrap_or("the answer holds neither result nor error");
+    let code = error.get("code").map(|code| format!(" (code {code})")).unwrap_or_default();
+    Err(refused(status, &format!("{text}{code}")))
+}
+
+fn refused(status: StatusCode, text: &str) -> Problem {
+    let (code, blame) = match status.as_u16() {
+        401 | 403 => (ProblemCode::Denied, Blame::Caller),
+        404 => (ProblemCode::NotFound, Blame::Caller),
+        500..=599 => (ProblemCode::Unhealthy, Blame::Server),
+        _ => (ProblemCode::Failed, Blame::Caller),
+    };
+    let hint = Some("`staithe status` shows how the server is, `staithe logs` what it said".to_owned());
+    Problem { code, blame, message: format!("the call failed: {text}"), hint }
+}
+
+fn broken(error: &hyper::Error) -> Problem {
+    fault::because("finish the call", error, "is the daemon still running? `staithe status` tells")
+}
+
+/// A header value that mirrors a member of the body: as it is where it is plain, else Base64 between markers.
+fn mirrored(text: &str) -> String {
+    let plain = !text.is_empty()
+        && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+        && text.trim() == text
+        && !(text.starts_with("=?base64?") && text.ends_with("?="));
+    if plain { text.to_owned() } else { format!("=?base64?{}?=", base64(text.as_bytes())) }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0_u32, |word, byte| (word << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let six = usize::try_from((word >> (18 - 6 * place)) & 63).unwrap_or(0);
+            out.push(if place <= chunk.len() { char::from(ALPHABET[six]) } else { '=' });
+        }
+    }
+    out
+}
+
+/// A tool's answer as a person reads it.
+pub(crate) fn content(result: &Value) -> String {
+    let mut out = String::new();
+    for part in result.get("content").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| part.get(name).and_then(Value::as_str);
+        let line = match text("type") {
+            Some("text") => text("text").unwrap_or_default().to_owned(),
+            Some(kind @ ("image" | "audio")) => {
+                let bytes = text("data").unwrap_or_default().len() / 4 * 3;
+                format!(
+                    "[{kind}, {}, about {bytes} bytes: `--json` shows it]",
+                    text("mimeType").unwrap_or("unknown type")
+                )
+            }
+            Some("resource_link") => format!("[resource {}]", text("uri").unwrap_or_default()),
+            Some("resource") => {
+                let inside = |name: &str| part.pointer(&format!("/resource/{name}")).and_then(Value::as_str);
+                let shown = inside("text").map(str::to_owned);
+                shown.unwrap_or_else(|| format!("[resource {}: `--json` shows it]", inside("uri").unwrap_or_default()))
+            }
+            _ => part.to_string(),
+        };
+        out.push_str(&line);
+        if !line.ends_with('\n') {
+            out.push('\n');
+        }
+    }
+    if out.is_empty() {
+        let data = result.get("structuredContent").unwrap_or(result);
+        out = format!("{}\n", serde_json::to_string_pretty(data).unwrap_or_else(|_| render::clean(&data.to_string())));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Events, base64, content, mirrored, on_the_way, outcome};
+    use http::StatusCode;
+    use model::ProblemCode;
+    use serde_json::json;
+
+    #[test]
+    fn base64_is_the_usual_one() {
+        for (text, want) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy"), ("ä?>", "w6Q/Pg==")]
+        {
+            assert_eq!(base64(text.as_bytes()), want);
+        }
+    }
+
+    #[test]
+    fn only_names_that_a_header_cannot_hold_are_wrapped() {
+        assert_eq!(mirrored("read file"), "read file");
+        for odd in ["", " a", "a\nb", "ä", "=?base64?x?="] {
+            assert!(mirrored(odd).starts_with("=?base64?") && mirrored(odd).ends_with("?="), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn events_come_whole_however_they_are_cut() {
+        let stream = ": keep-alive\n\nevent: message\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\nid: 5\n\ndata:x\n\n";
+        for size in [1, 3, stream.len()] {
+            let mut events = Events::default();
+            let mut seen = Vec::new();
+            for piece in stream.as_bytes().chunks(size) {
+                events.unread.extend_from_slice(piece);
+                while let Some(data) = events.next() {
+                    seen.push(data);
+                }
+            }
+            assert_eq!(seen, ["{\"a\":\n1}", "x"]);
+        }
+    }
+
+    #[test]
+    fn answers_read_well() {
+        let result = json!({"content": [
+            {"type": "text", "text": "hello"},
+            {"type": "image", "mimeType": "image/png", "data": "AAAAAAAA"},
+            {"type": "resource_link", "uri": "demo://x"},
+            {"type": "resource", "resource": {"uri": "demo://y", "text": "inside\n"}},
+        ]});
+        assert_eq!(
+            content(&result),
+            "hello\n[image, image/png, about 6 bytes: `--json` shows it]\n[resource demo://x]\ninside\n"
+        );
+        assert_eq!(content(&json!({"content": [], "structuredContent": {"a": 1}})), "{\n  \"a\": 1\n}\n");
+    }
+
+    #[test]
+    fn progress_reads_well() {
+        let message =
+            json!({"method": "notifications/progress", "params": {"progress": 2, "total": 5, "message": "half"}});
+        assert_eq!(on_the_way(&message).unwrap(), "progress 2 of 5: half");
+    }
+
+    #[test]
+    fn failures_have_the_right_code() {
+        let error = |status: u16| {
+            let message = json!({"error": {"code": -32000, "message": "no"}});
+            outcome(StatusCode::from_u16(status).unwrap(), message).unwrap_err().code
+        };
+        assert_eq!(
+            [error(401), error(404), error(503), error(200)],
+            [ProblemCode::Denied, ProblemCode::NotFound, ProblemCode::Unhealthy, ProblemCode::Failed]
+        );
+        assert!(outcome(StatusCode::OK, json!({"result": {"resultType": "input_required"}})).is_err());
+        assert_eq!(outcome(StatusCode::OK, json!({"result": {"a": 1}})).unwrap(), json!({"a": 1}));
+    }
+}

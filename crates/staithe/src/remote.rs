@@ -1,0 +1,55 @@
+//! Commands to a running host, over its operator socket.
+
+use crate::cli::{TokenVerb, Verb};
+use crate::fault;
+use crate::output::Output;
+use crate::state::StateDir;
+use model::report::Health;
+use model::{Command, Problem, Reply};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Gives the command that `verb` means and prints what comes back. `status` of a host with a failing server exits 5.
+pub(crate) async fn command(verb: Verb, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
+    let command = meant(verb)?;
+    let state = StateDir::choose(flag, None)?;
+    let mut replies = doors::call(&state.socket(), &command).await?;
+    if !matches!(command, Command::Logs { .. }) {
+        let reply = replies.only().await?;
+        output.reply(&reply);
+        return Ok(if is_failing(&reply) { ExitCode::from(5) } else { ExitCode::SUCCESS });
+    }
+    while let Some(reply) = replies.next().await? {
+        // `logs --follow | head` ends here, and that is no failure.
+        if !output.reply(&reply) {
+            break;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_failing(reply: &Reply) -> bool {
+    matches!(reply, Reply::Status(report) if report.servers.iter().any(|server| server.health == Health::Failing))
+}
+
+fn meant(verb: Verb) -> Result<Command, Problem> {
+    Ok(match verb {
+        Verb::Status => Command::Status,
+        Verb::Servers => Command::Servers,
+        Verb::Instances(of) => Command::Instances { server: of.server },
+        Verb::Sessions(of) => Command::Sessions { server: of.server },
+        Verb::Logs(args) => Command::Logs { server: args.server, lines: args.lines, follow: args.follow },
+        Verb::Restart(one) => Command::Restart { server: one.server },
+        Verb::Stop(one) => Command::Stop { server: one.server },
+        Verb::Start(one) => Command::Start { server: one.server },
+        Verb::Remove(one) => Command::Remove { server: one.server },
+        Verb::Token(TokenVerb::Create { principal, server, expires_in }) => {
+            Command::TokenCreate { principal, server, expires_in_s: expires_in }
+        }
+        Verb::Token(TokenVerb::List) => Command::Tokens,
+        Verb::Token(TokenVerb::Revoke { id }) => Command::TokenRevoke { id },
+        Verb::Demo(_) | Verb::Run(_) | Verb::Serve(_) | Verb::Import(_) | Verb::Call(_) | Verb::Check(_) => {
+            return Err(fault::usage("this command is not for a running host", "see `staithe --help`"));
+        }
+    })
+}

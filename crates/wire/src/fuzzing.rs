@@ -1,0 +1,210 @@
+//! What must hold for any bytes: the bodies of the fuzz targets, which the ordinary tests run over the committed corpus.
+//! Each takes what a stranger could send and panics when an invariant breaks.
+
+use crate::bridge::{self, Leg, Stated};
+use crate::classify::{Headers, Incoming, SessionHeader, classify as decide};
+use crate::code;
+use crate::era::Revision;
+use crate::frame::Lines;
+use crate::message::{Message, Shape};
+use crate::scan::{self, Kind, Limits, Place, Scan, Side, Span};
+use crate::splice::Splice;
+use bytes::{Bytes, BytesMut};
+
+const LIMITS: Limits = Limits { bytes: 1 << 20, depth: 64 };
+/// What we write may be a little deeper and longer than what we read.
+const WIDER: Limits = Limits { bytes: 1 << 21, depth: 80 };
+
+/// The strict scan. Says whether it accepted the bytes from a server, for a comparison with another parser: `Some(false)`
+/// if they are no JSON, `None` if they are refused for another reason.
+pub fn scan(data: &[u8]) -> Option<bool> {
+    let from_client = scan::scan(data, Side::Client, &LIMITS);
+    let from_server = scan::scan(data, Side::Server, &LIMITS);
+    assert!(from_server.is_ok() || from_client.is_err(), "a client may send no more than a server");
+    match from_server {
+        Ok(found) => {
+            check_notes(data, &found);
+            check_walks(data, found.root());
+            Some(true)
+        }
+        Err(scan::ScanError::Syntax { .. } | scan::ScanError::NotUtf8 { .. }) => Some(false),
+        Err(_) => None,
+    }
+}
+
+fn check_notes(data: &[u8], found: &Scan) {
+    for (at, note) in found.members().iter().enumerate() {
+        let name = note.name.unwrap_or_default();
+        assert_eq!(scan::text(data, note.key), name);
+        assert!(note.key.end < note.value.start && note.value.end <= found.root().end);
+        let again = |other: &scan::Member| other.place == note.place && other.name == note.name;
+        assert!(!found.members()[..at].iter().any(again), "a name is noted once per place");
+    }
+}
+
+fn check_walks(data: &[u8], root: Span) {
+    let mut flat = Vec::new();
+    Splice::new().write(data, root, &mut flat);
+    assert!(memchr::memchr2(b'\r', b'\n', &flat).is_none());
+    assert!(scan::scan(&flat, Side::Server, &LIMITS).is_ok());
+    let form = scan::canonical(data, root);
+    let again = scan::scan(&form, Side::Server, &WIDER);
+    assert!(again.is_ok_and(|again| again.root() == Span::all(&form)));
+    assert_eq!(scan::canonical(&form, Span::all(&form)), form);
+    assert_eq!(scan::canonical(&flat, Span::all(&flat)), form);
+}
+
+/// The ladder. The first line holds version, method, name and session between bars (`-` for an absent header), the rest is
+/// the body.
+pub fn classify(data: &[u8]) {
+    let line = memchr::memchr(b'\n', data).unwrap_or(data.len());
+    let body = Bytes::copy_from_slice(data.get(line + 1..).unwrap_or_default());
+    let mut fields = data[..line].split(|byte| *byte == b'|').map(|field| Some(field).filter(|field| *field != b"-"));
+    let mut field = || fields.next().flatten();
+    let (version, method, name, session) = (field(), field(), field(), field());
+    let session = match session.map(|session| std::str::from_utf8(session).ok().and_then(Revision::parse)) {
+        None => SessionHeader::Absent,
+        Some(None | Some(Revision::MODERN)) => SessionHeader::Unknown,
+        Some(Some(revision)) => SessionHeader::Known(revision),
+    };
+    let headers = Headers { version, method, name, session };
+    match decide(body, &headers, &LIMITS) {
+        Ok(Incoming::Open { message, .. }) => {
+            assert!(message.method() == "initialize" && message.shape() == Shape::Request);
+            assert_eq!(session, SessionHeader::Absent);
+        }
+        Ok(Incoming::InSession(message)) => {
+            assert!(matches!(session, SessionHeader::Known(_)));
+            assert!(message.shape() != Shape::Request || message.method() != "initialize");
+        }
+        Ok(Incoming::Batch(messages)) => {
+            assert_eq!(session, SessionHeader::Known(Revision::V20250326));
+            assert!((1..=64).contains(&messages.len()));
+        }
+        Ok(Incoming::Modern(message)) => check_modern(&message, &headers),
+        Ok(Incoming::ModernNotification(message)) => assert_eq!(message.shape(), Shape::Notification),
+        Err(refusal) => {
+            assert!(matches!(refusal.status, 400 | 404 | 413) && !refusal.message.is_empty());
+            let answer = Message::parse(Bytes::from(refusal.body()), Side::Server, &WIDER);
+            assert!(answer.is_ok_and(|answer| answer.error_code() == Some(refusal.code) && answer.id() == refusal.id));
+        }
+    }
+}
+
+fn check_modern(message: &Message, headers: &Headers<'_>) {
+    assert_eq!(message.shape(), Shape::Request);
+    let version = message.text(Place::Meta, "io.modelcontextprotocol/protocolVersion");
+    assert_eq!(version.as_deref(), Some(Revision::MODERN.as_str()));
+    assert!(headers.version.is_some_and(|header| header.trim_ascii() == b"2026-07-28"));
+    assert!(headers.method.is_some_and(|header| header.trim_ascii() == message.method().as_bytes()));
+}
+
+/// The framer. The first byte is the limit, the second the size of the pieces, the rest is the stream.
+pub fn framer(data: &[u8]) {
+    let [limit, piece, stream @ ..] = data else { return };
+    let (limit, piece) = (usize::from(*limit) + 1, usize::from(*piece) + 1);
+    let whole = lines(limit, stream, stream.len().max(1));
+    assert_eq!(whole, lines(limit, stream, piece), "the size of the pieces makes no difference");
+    for line in &whole.0 {
+        assert!(!line.is_empty() && line.len() <= limit && !line.contains(&b'\n'));
+    }
+}
+
+fn lines(limit: usize, stream: &[u8], piece: usize) -> (Vec<Bytes>, bool) {
+    let (mut lines, mut buffer, mut out) = (Lines::new(limit), BytesMut::new(), Vec::new());
+    for chunk in stream.chunks(piece) {
+        buffer.extend_from_slice(chunk);
+        while let Some(line) = lines.next(&mut buffer) {
+            match line {
+                Ok(line) => out.push(line),
+                Err(_) => return (out, true),
+            }
+        }
+    }
+    (out, false)
+}
+
+const LEGS: [Leg; 4] = [Leg::LegacyToLegacy, Leg::ModernToModern, Leg::ModernToLegacy, Leg::LegacyToModern];
+const ID: &[u8] = b"\"\\u0061\"";
+
+/// The legs: what comes out is one JSON-RPC message on one line, with the right id, for every message and leg.
+pub fn bridge(data: &[u8]) {
+    let data = Bytes::copy_from_slice(data);
+    if let Ok(message) = Message::parse(data.clone(), Side::Client, &LIMITS) {
+        match message.shape() {
+            Shape::Request => LEGS.iter().for_each(|leg| check_request(&message, *leg)),
+            Shape::Notification => check_line(|line| bridge::notification_line(line, &message), None),
+            Shape::Success | Shape::Failure => check_line(|line| bridge::answer_line(line, &message, ID), Some(ID)),
+        }
+    }
+    if let Ok(message) = Message::parse(data, Side::Server, &LIMITS) {
+        match message.shape() {
+            Shape::Request => check_text(&bridge::server_request(&message, "5"), Some(b"5")),
+            Shape::Notification => check_text(&bridge::notification(&message, Some(b"0"), Some(ID)), None),
+            Shape::Success | Shape::Failure => {
+                let methods = ["tools/call", "tools/list", "resources/read"];
+                LEGS.iter().for_each(|leg| methods.iter().for_each(|method| check_response(&message, *leg, method)));
+            }
+        }
+    }
+}
+
+fn check_request(message: &Message, leg: Leg) {
+    let stated = Stated { capabilities: b"{\"tasks\":{}}", client_info: b"{}", log_level: Some("info") };
+    let write =
+        |line: &mut Vec<u8>| bridge::request_line(line, message, leg, 18_446_744_073_709_551_615, Some(&stated));
+    check_line(write, Some(b"18446744073709551615"));
+    let mut line = Vec::new();
+    write(&mut line);
+    let sent = Message::parse(Bytes::from(line), Side::Client, &WIDER);
+    let Ok(sent) = sent else { unreachable_from("a request line is a message", leg) };
+    assert_eq!(sent.method(), message.method());
+    assert_eq!(sent.progress_token().is_some(), message.progress_token().is_some());
+    assert!(sent.progress_token().is_none_or(|token| token == b"18446744073709551615"));
+    let version = sent.member(Place::Meta, "io.modelcontextprotocol/protocolVersion");
+    match leg {
+        Leg::ModernToLegacy => assert!(version.is_none()),
+        Leg::LegacyToModern => {
+            let positional = message.member(Place::Root, "params").is_some_and(|params| params.kind == Kind::Array);
+            assert!(positional || version.is_some_and(|version| sent.raw(version.value) == b"\"2026-07-28\""));
+        }
+        Leg::LegacyToLegacy | Leg::ModernToModern => {}
+    }
+}
+
+fn check_response(message: &Message, leg: Leg, method: &str) {
+    let delivery = bridge::response(message, leg, ID, method, Some(b"{}"));
+    check_text(&delivery.body, Some(ID));
+    let Ok(shown) = Message::parse(Bytes::from(delivery.body), Side::Server, &WIDER) else {
+        unreachable_from("a delivery is a message", leg)
+    };
+    let (kind, code) = (shown.text(Place::Result, "resultType"), shown.error_code());
+    match leg {
+        Leg::ModernToLegacy => {
+            assert!(shown.shape() == Shape::Failure || kind.as_deref() == Some("complete"));
+            assert!(!matches!(code, Some(code::RESOURCE_NOT_FOUND | code::URL_ELICITATION_REQUIRED)));
+        }
+        Leg::LegacyToModern => {
+            assert!(kind.is_none() && !matches!(code, Some(code::UNSUPPORTED_VERSION..=code::HEADER_MISMATCH)));
+        }
+        Leg::LegacyToLegacy | Leg::ModernToModern => assert_eq!(shown.shape(), message.shape()),
+    }
+    assert!(delivery.status == 200 || matches!(leg, Leg::ModernToLegacy | Leg::ModernToModern));
+}
+
+fn check_line(write: impl Fn(&mut Vec<u8>), id: Option<&[u8]>) {
+    let mut line = Vec::new();
+    write(&mut line);
+    assert_eq!(line.pop(), Some(b'\n'));
+    check_text(&line, id);
+}
+
+fn check_text(text: &[u8], id: Option<&[u8]>) {
+    assert!(memchr::memchr2(b'\r', b'\n', text).is_none());
+    let message = Message::parse(Bytes::copy_from_slice(text), Side::Server, &WIDER);
+    assert!(message.is_ok_and(|message| message.id().as_deref() == id), "{:?}", String::from_utf8_lossy(text));
+}
+
+fn unreachable_from(what: &str, leg: Leg) -> ! {
+    unreachable!("{what}, also on {leg:?}")
+}
