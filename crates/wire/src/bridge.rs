@@ -240,7 +240,7 @@ struct Refused {
 
 impl Refused {
     fn new(why: &str) -> Self {
-        Self { why: why.to_owned(), data: "{\"source\":\"gateway\"}".to_owned() }
+        Self { why: why.to_owned(), data: "{\"source\":\"staithe\"}".to_owned() }
     }
 }
 
@@ -376,7 +376,7 @@ fn asks_back(message: &Message, method: &str) -> Refused {
     wants.dedup();
     wants.truncate(3);
     let what = if wants.is_empty() { "another round".to_owned() } else { wants.join(", ") };
-    let mut data = b"{\"source\":\"gateway\",\"needs\":[".to_vec();
+    let mut data = b"{\"source\":\"staithe\",\"needs\":[".to_vec();
     for (index, want) in wants.iter().enumerate() {
         data.extend_from_slice(if index > 0 { b"," } else { b"" });
         scan::write_text(&mut data, want);
@@ -634,7 +634,7 @@ mod tests {
         assert!(body["error"]["message"].as_str().unwrap().contains("elicitation/create, sampling/createMessage"));
         assert_eq!(
             body["error"]["data"],
-            json!({"source":"gateway","needs":["elicitation/create","sampling/createMessage"]})
+            json!({"source":"staithe","needs":["elicitation/create","sampling/createMessage"]})
         );
         let (body, _) =
             delivered(r#"{"jsonrpc":"2.0","id":77,"result":{"resultType":"task"}}"#, Leg::LegacyToModern, "tools/call");
