@@ -72,7 +72,7 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, 
                 lease.release();
                 return end;
             }
-            Err(Stalled::Ended(_)) if tries < TRIES => lease.release(),
+            Err(Stalled::Ended(_)) if tries < TRIES => lease.outlive().await,
             Err(stalled) => {
                 lease.release();
                 return Err(stalled.into());
@@ -176,11 +176,15 @@ async fn answer(
     let limits = &host.settings.limits;
     let mut clock = Clock::start(limits.stream_after, limits.keep_alive, asked.timeout);
     let end = loop {
-        let happened = tokio::select! {
-            biased;
-            item = pending.next() => Happened::Item(item),
-            () = reply.left() => Happened::Left,
-            tick = clock.tick() => tick,
+        let happened = match clock.overdue() {
+            // A server that never stops talking has no more time than a silent one.
+            Some(after) => Happened::Deadline(after),
+            None => tokio::select! {
+                biased;
+                item = pending.next() => Happened::Item(item),
+                () = reply.left() => Happened::Left,
+                tick = clock.tick() => tick,
+            },
         };
         let sent = match happened {
             Happened::Item(Item::Answer(message)) => {
@@ -241,6 +245,11 @@ impl Clock {
     /// Something was sent: the silence starts anew.
     fn spoke(&mut self) {
         self.next = monotonic() + self.every;
+    }
+
+    /// The time that was given, if it is up.
+    fn overdue(&self) -> Option<Duration> {
+        self.deadline.filter(|(at, _)| monotonic() >= *at).map(|(_, after)| after)
     }
 
     /// Cancel-safe.

@@ -131,6 +131,7 @@ impl CallError {
     fn row(&self) -> (u16, i64, &'static str) {
         match self {
             Self::Absent(Absent::Unknown(_)) => (404, code::INVALID_REQUEST, "unknown_server"),
+            Self::Absent(Absent::SessionEnded) => (404, code::INVALID_REQUEST, "session_ended"),
             Self::Absent(Absent::Stopped(_)) => (503, code::INTERNAL, "server_stopped"),
             Self::Absent(Absent::Full { .. }) => (503, code::INTERNAL, "too_many_instances"),
             Self::Absent(Absent::Failing { .. }) => (200, code::INTERNAL, "server_failing"),

@@ -9,6 +9,7 @@ use hyper_util::server::conn::auto;
 use oauth::Authority;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use supervisor::Supervisor;
 use tokio::net::{TcpListener, TcpStream};
@@ -86,14 +87,18 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(limits.keep_alive));
     let stopping = host.stopping.clone();
+    let begun = Arc::new(AtomicBool::new(false));
+    let (seen, patience) = (begun.clone(), limits.header_timeout);
     let service = service_fn(move |request| {
         let host = host.clone();
+        seen.store(true, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(routes::answer(host, request).await) }
     });
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = silent(&begun, patience) => return,
         () = stopping.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
@@ -101,5 +106,14 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended with an error");
+    }
+}
+
+/// Done when a new connection has sent no whole request head in time. hyper begins to count only when it knows which HTTP
+/// is spoken, and somebody who says nothing would keep his place for ever.
+async fn silent(begun: &AtomicBool, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if begun.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }

@@ -64,6 +64,11 @@ pub(crate) async fn request(
         "logging/setLevel" => match message.text(Place::Params, "level").as_deref().map(Level::parse) {
             Some(Some(wanted)) => {
                 session.set_level(wanted);
+                // A modern server hears the level with each request instead (B14).
+                if spoken_to(&host, admitted).await == Some(Era::Modern) {
+                    reply.finish(empty_result(&message)).await;
+                    return None;
+                }
                 level = Some(wanted);
             }
             unknown => {
@@ -109,6 +114,11 @@ fn spawn_call(host: Arc<Host>, admitted: &Admitted, session: Arc<Session>, messa
     });
 }
 
+/// The era that the server is spoken to in for clients with sessions. `None` where it cannot serve: the call says why.
+async fn spoken_to(host: &Host, admitted: &Admitted) -> Option<Era> {
+    host.supervisor.hosted(admitted.server()).ok()?.era_for(Era::Legacy).await.ok()
+}
+
 /// Another session of the same process wants the resource still: the server must not hear of this.
 async fn unsubscribed_here(host: &Host, admitted: &Admitted, session: &Arc<Session>, message: &Message) -> bool {
     let Some(uri) = message.text(Place::Params, "uri") else { return false };
@@ -128,14 +138,16 @@ pub(crate) async fn notification(host: &Host, admitted: &Admitted, session: &Arc
         return;
     }
     let Ok(hosted) = host.supervisor.hosted(admitted.server()) else { return };
-    let Ok(era) = hosted.era_for(Era::Legacy).await else { return };
-    let Ok(lease) = hosted.lease(session.caller(), Some(session), era).await else { return };
     if message.method() == "notifications/cancelled" {
         if let Some(id) = message.member(Place::Params, "requestId") {
             let reason = message.text(Place::Params, "reason").unwrap_or_default();
-            lease.instance().cancel(session, message.raw(id.value), &reason);
+            hosted.cancel(session, message.raw(id.value), &reason);
         }
-    } else if era == Era::Legacy && !lease.shared() {
+        return;
+    }
+    let Ok(era) = hosted.era_for(Era::Legacy).await else { return };
+    let Ok(lease) = hosted.lease(session.caller(), Some(session), era).await else { return };
+    if era == Era::Legacy && !lease.shared() {
         let mut line = Vec::new();
         bridge::notification_line(&mut line, message);
         if let Err(stalled) = lease.instance().send(line) {

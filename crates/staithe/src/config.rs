@@ -98,6 +98,7 @@ pub(crate) fn parse(text: &str) -> Result<Config, Vec<Mistake>> {
         read_table(&mut config, "", table.get_ref(), &mut |span, text| mistakes.push(Mistake { at: at(span), text }));
         mistakes.extend(config.contradictions().into_iter().map(|text| Mistake { at: None, text }));
     }
+    mistakes.sort_by_key(|mistake| mistake.at.unwrap_or((usize::MAX, 0)));
     if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
 }
 

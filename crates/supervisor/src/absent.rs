@@ -18,6 +18,9 @@ pub enum Absent {
     /// It did not become ready while the call waited.
     #[error("the server {server} did not become ready within {} s", waited.as_secs())]
     Slow { server: ServerName, waited: Duration },
+    /// The caller's session was ended while its request waited.
+    #[error("the session has ended; open a new one with `initialize`")]
+    SessionEnded,
     /// A bound on processes is reached.
     #[error("the server {server} has {limit} processes, which is the limit; try again when one is idle")]
     Full { server: ServerName, limit: u32 },
@@ -27,7 +30,7 @@ impl Absent {
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Unknown(_) => Blame::Caller,
+            Self::Unknown(_) | Self::SessionEnded => Blame::Caller,
             Self::Stopped(_) | Self::Full { .. } => Blame::Host,
             Self::Failing { .. } | Self::Slow { .. } => Blame::Server,
         }
@@ -36,7 +39,7 @@ impl Absent {
     /// When it may be worth asking again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Unknown(_) | Self::Stopped(_) => None,
+            Self::Unknown(_) | Self::Stopped(_) | Self::SessionEnded => None,
             Self::Failing { retry_after, .. } => Some(*retry_after),
             Self::Slow { .. } | Self::Full { .. } => Some(Duration::from_secs(5)),
         }

@@ -10,7 +10,7 @@ use crate::pool::{Place, Pool};
 use crate::probe;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::slot::{Context, Counters, Order, Slot};
+use crate::slot::{Context, Counters, Order, Slot, State};
 use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 use sha2::{Digest, Sha256};
@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::Store;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use wire::era::{Era, Revision};
 
 /// A verdict is doubted after this long: a stale "legacy" never shows itself.
@@ -48,6 +50,8 @@ pub struct Hosted {
     checked: Mutex<Checked>,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     pools: Mutex<HashMap<Key, Arc<Pool>>>,
+    /// Throw-away processes at work.
+    probes: TaskTracker,
     retired: CancellationToken,
 }
 
@@ -80,6 +84,7 @@ impl Hosted {
             checked: Mutex::new(Checked::NotYet),
             slots: Mutex::default(),
             pools: Mutex::default(),
+            probes: TaskTracker::new(),
             retired: CancellationToken::new(),
         }
     }
@@ -111,21 +116,29 @@ impl Hosted {
         let mut key = Key::of(caller, self.spec.mode, era);
         let mut place = None;
         if self.spec.mode == Mode::Exclusive {
-            let taken = self.pool(&key).take().await.ok_or_else(|| Absent::Stopped(self.spec.name.clone()))?;
+            let taken = self.place(&key).await?;
             key = key.at_place(taken.number);
             place = Some(taken);
         }
-        let slot = self.slot(&key, caller, session)?;
-        if let Some(session) = session {
-            slot.context.attach(session);
+        loop {
+            let slot = self.slot(&key, caller, session)?;
+            if let Some(session) = session {
+                self.attach(&slot, session)?;
+            }
+            match slot.ready().await {
+                Ok(instance) => return Ok(Lease { instance, slot, _place: place }),
+                // It ended for its idleness while this caller waited: another takes its place.
+                Err(Absent::Stopped(_)) if self.available().is_ok() => {}
+                Err(absent) => return Err(absent),
+            }
         }
-        match slot.ready().await {
-            Ok(instance) => Ok(Lease { instance, slot, place }),
-            Err(absent) => {
-                if let Some(place) = place {
-                    place.release();
-                }
-                Err(absent)
+    }
+
+    /// The client took back request `client_id` of its session, in whichever process it runs.
+    pub fn cancel(&self, session: &Arc<Session>, client_id: &[u8], reason: &str) {
+        for slot in self.all_slots() {
+            if let State::Ready(instance) = slot.state() {
+                instance.cancel(session, client_id, reason);
             }
         }
     }
@@ -142,8 +155,34 @@ impl Hosted {
         Err(Absent::Stopped(self.spec.name.clone()))
     }
 
+    /// A place in the pool of `key`, for as long as it is held.
+    async fn place(&self, key: &Key) -> Result<Place, Absent> {
+        let limits = &self.settings().limits;
+        let pool = self.pool(key);
+        let taken = tokio::time::timeout(limits.ready_wait, pool.take());
+        match self.retired.run_until_cancelled(taken).await {
+            Some(Ok(Some(place))) => Ok(place),
+            Some(_) => Err(Absent::Full { server: self.spec.name.clone(), limit: limits.pool }),
+            None => Err(Absent::Stopped(self.spec.name.clone())),
+        }
+    }
+
+    /// Ties a session to a slot. One that has ended meanwhile must not be tied: nobody would untie it.
+    fn attach(&self, slot: &Slot, session: &Arc<Session>) -> Result<(), Absent> {
+        slot.context.attach(session);
+        if session.ended().is_cancelled() {
+            self.session_closed(session.id());
+            return Err(Absent::SessionEnded);
+        }
+        Ok(())
+    }
+
     fn pool(&self, key: &Key) -> Arc<Pool> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        // Keys hold what clients say about themselves: those that nobody uses must not pile up.
+        if pools.len() >= 64 {
+            pools.retain(|_, pool| Arc::strong_count(pool) > 1);
+        }
         pools.entry(key.clone()).or_insert_with(|| Pool::new(self.settings().limits.pool)).clone()
     }
 
@@ -152,6 +191,8 @@ impl Hosted {
         if let Some(slot) = slots.get(key) {
             return Ok(slot.clone());
         }
+        // Under the lock that `retire` takes after it has said so: it finds this slot, or this sees that it is over.
+        self.available()?;
         self.room(&slots)?;
         self.shared.slots.fetch_add(1, Ordering::Relaxed);
         let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared));
@@ -194,6 +235,13 @@ impl Hosted {
         if let Some(known) = self.known() {
             return Ok(known.verdict);
         }
+        let hosted = self.clone();
+        // In a task of its own: a caller that leaves must not leave half a probe and its processes behind.
+        let found = stdx::task::spawn("find the era", async move { hosted.find_verdict().await }).await;
+        found.ok().flatten().unwrap_or_else(|| Err(Absent::Stopped(self.spec.name.clone())))
+    }
+
+    async fn find_verdict(self: &Arc<Self>) -> Result<Verdict, Absent> {
         let _turn = self.probing.lock().await;
         if let Some(known) = self.known() {
             return Ok(known.verdict);
@@ -324,6 +372,18 @@ impl Hosted {
         for slot in slots {
             slot.ended().await;
         }
+        self.probes.close();
+        self.probes.wait().await;
+    }
+
+    /// Held by whoever has a throw-away process: [`Hosted::retire`] waits for it.
+    pub(crate) fn at_work(&self) -> TaskTrackerToken {
+        self.probes.token()
+    }
+
+    /// Done when the server is stopped for good.
+    pub(crate) fn retired(&self) -> &CancellationToken {
+        &self.retired
     }
 
     /// Replaces every process; how many there were.
@@ -408,7 +468,7 @@ impl Hosted {
 pub struct Lease {
     instance: Arc<Instance>,
     slot: Arc<Slot>,
-    place: Option<Place>,
+    _place: Option<Place>,
 }
 
 impl Lease {
@@ -431,8 +491,11 @@ impl Lease {
     /// Gives it back.
     pub fn release(self) {
         self.slot.touch();
-        if let Some(place) = self.place {
-            place.release();
-        }
+    }
+
+    /// Gives back an instance that has ended, as soon as the next lease will not find it again.
+    pub async fn outlive(self) {
+        self.slot.left_behind(&self.instance).await;
+        self.release();
     }
 }

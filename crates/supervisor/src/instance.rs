@@ -291,10 +291,14 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver) ->
     let mut buffer = BytesMut::new();
     let mut room = 16 << 10;
     loop {
-        buffer.reserve(room);
+        // A new buffer for each small message would let a queue of them hold far more memory than it counts.
+        if buffer.capacity() - buffer.len() < room / 4 {
+            buffer.reserve(room);
+        }
+        let offered = buffer.capacity() - buffer.len();
         match stdout.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => return ReadEnd::Closed,
-            Ok(n) => room = if n >= room { 256 << 10 } else { 16 << 10 },
+            Ok(n) => room = if n >= offered { 256 << 10 } else { 16 << 10 },
         }
         while let Some(line) = lines.next(&mut buffer) {
             match line {

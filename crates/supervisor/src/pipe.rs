@@ -51,7 +51,12 @@ impl Writer {
         match write_some(&stdin, &line) {
             Ok(written) if written == line.len() => Ok(()),
             Ok(written) => self.enqueue(&mut state, line, written),
-            Err(_) => Err(WriteError::Closed),
+            Err(_) => {
+                // Whoever looks after the process hears of it from `drain`.
+                shut(&mut state);
+                self.closed.cancel();
+                Err(WriteError::Closed)
+            }
         }
     }
 
@@ -114,12 +119,16 @@ impl Writer {
     /// Closes the server's stdin: the first step of every stop.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.stdin = None;
-        state.queue.clear();
-        state.queued = 0;
+        shut(&mut state);
         drop(state);
         self.closed.cancel();
     }
+}
+
+fn shut(state: &mut State) {
+    state.stdin = None;
+    state.queue.clear();
+    state.queued = 0;
 }
 
 /// Writes until the pipe is full; how much of `bytes` went in.

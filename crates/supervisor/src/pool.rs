@@ -6,46 +6,53 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A pool of one isolation key.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    places: Arc<Semaphore>,
-    free: Mutex<Free>,
+    /// As many turns as places: whoever has a turn finds a free place.
+    turns: Arc<Semaphore>,
+    places: Mutex<Vec<Arc<Semaphore>>>,
 }
 
-#[derive(Debug, Default)]
-struct Free {
-    /// Most recently used last: warm places are taken first.
-    numbers: Vec<u32>,
-    next: u32,
-}
-
-/// One place, taken.
+/// One place, taken until this is dropped, wherever that happens.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pool: Arc<Pool>,
     pub(crate) number: u32,
-    _permit: OwnedSemaphorePermit,
+    // The place is free before the turn is.
+    _place: OwnedSemaphorePermit,
+    _turn: OwnedSemaphorePermit,
+    _pool: Arc<Pool>,
 }
 
 impl Pool {
     pub(crate) fn new(places: u32) -> Arc<Self> {
-        Arc::new(Self { places: Arc::new(Semaphore::new(places.max(1) as usize)), free: Mutex::default() })
+        let count = places.max(1) as usize;
+        let places = (0..count).map(|_| Arc::new(Semaphore::new(1))).collect();
+        Arc::new(Self { turns: Arc::new(Semaphore::new(count)), places: Mutex::new(places) })
     }
 
-    /// Takes a place, waiting for one where all are taken.
+    /// Takes the first free place, so that the warm ones are taken first; waits for one where all are taken.
     pub(crate) async fn take(self: &Arc<Self>) -> Option<Place> {
-        let permit = self.places.clone().acquire_owned().await.ok()?;
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = free.numbers.pop().unwrap_or_else(|| {
-            free.next += 1;
-            free.next
-        });
-        drop(free);
-        Some(Place { pool: self.clone(), number, _permit: permit })
+        let turn = self.turns.clone().acquire_owned().await.ok()?;
+        // One at a time, or two could look past each other's place.
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let (place, number) =
+            places.iter().zip(1..).find_map(|(place, number)| Some((place.clone().try_acquire_owned().ok()?, number)))?;
+        drop(places);
+        Some(Place { number, _place: place, _turn: turn, _pool: self.clone() })
     }
 }
 
-impl Place {
-    /// Gives it back.
-    pub(crate) fn release(self) {
-        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).numbers.push(self.number);
+#[cfg(test)]
+mod tests {
+    use super::Pool;
+
+    #[tokio::test]
+    async fn places_come_back_however_they_are_given_back() {
+        let pool = Pool::new(2);
+        for _ in 0..10 {
+            let (one, two) = (pool.take().await.unwrap(), pool.take().await.unwrap());
+            assert_eq!((one.number, two.number), (1, 2));
+            drop(one);
+            assert_eq!(pool.take().await.unwrap().number, 1);
+            drop(two);
+        }
     }
 }

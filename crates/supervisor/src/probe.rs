@@ -60,6 +60,7 @@ enum Attempt {
 
 /// The first words of one era to a process of its own.
 async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, String> {
+    let _at_work = hosted.at_work();
     let context = Arc::new(Context::new(hosted, true));
     let mut running = Running::start(hosted, era, &context)?;
     let instance = running.instance.clone();
@@ -67,6 +68,7 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
     let heard = tokio::select! {
         heard = tokio::time::timeout(wait, handshake::greet(&instance, &introduction)) => heard.ok(),
         end = running.ended() => Some(Err(HandshakeError::Ended(end))),
+        () = hosted.retired().cancelled() => Some(Err(HandshakeError::Ended("the server is stopped".to_owned()))),
     };
     let greeting = instance.greeting().map(|g| g.result().clone());
     running.stop("the probe is over").await;
@@ -79,6 +81,7 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
 
 /// Whether the program starts and gets through the handshake of `era`.
 pub(crate) async fn starts(hosted: &Hosted, era: Era) -> Result<(), String> {
+    let _at_work = hosted.at_work();
     let context = Arc::new(Context::new(hosted, true));
     let mut running = Running::start(hosted, era, &context)?;
     let instance = running.instance.clone();
@@ -90,6 +93,7 @@ pub(crate) async fn starts(hosted: &Hosted, era: Era) -> Result<(), String> {
             Err(_elapsed) => Err(format!("it did not answer the handshake within {} s", limit.as_secs())),
         },
         end = running.ended() => Err(end),
+        () = hosted.retired().cancelled() => Err("the server is stopped".to_owned()),
     };
     let report = running.stop("the check is over").await;
     outcome.map_err(|reason| match report.last_stderr {

@@ -68,7 +68,7 @@ fn unreadable(instance: &Instance, line: &Bytes, error: &BadMessage) {
     if line.first() == Some(&b'{') {
         let mut calls = instance.calls();
         let named: Vec<u64> =
-            calls.waiting.keys().copied().filter(|id| contains(line, id.to_string().as_bytes())).collect();
+            calls.waiting.keys().copied().filter(|id| names(line, id.to_string().as_bytes())).collect();
         if let [id] = named[..] {
             if let Some(waiting) = calls.waiting.remove(&id) {
                 let server = &instance.context.server;
@@ -196,8 +196,11 @@ pub(crate) fn number(raw: &[u8]) -> Option<u64> {
     std::str::from_utf8(raw).ok()?.parse().ok()
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+/// Whether `id` stands near either end of a line, where envelopes have it. What lies between may be megabytes of content.
+fn names(line: &[u8], id: &[u8]) -> bool {
+    const NEAR: usize = 1 << 10;
+    let contains = |part: &[u8]| part.windows(id.len()).any(|window| window == id);
+    contains(&line[..line.len().min(NEAR)]) || contains(&line[line.len().saturating_sub(NEAR)..])
 }
 
 /// Whether the value is an object with a member `name` at its top.

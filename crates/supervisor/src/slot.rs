@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use wire::era::Era;
 
@@ -97,12 +97,39 @@ pub(crate) enum State {
 }
 
 /// What a slot's task can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Order {
     /// Replace the process.
     Restart,
     /// End for good.
     Stop,
+}
+
+/// The order that a slot's task has not yet followed: the strongest of those given.
+#[derive(Debug, Default)]
+struct Orders {
+    given: Mutex<Option<Order>>,
+    arrived: Notify,
+}
+
+impl Orders {
+    fn give(&self, order: Order) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        *given = (*given).max(Some(order));
+        drop(given);
+        self.arrived.notify_one();
+    }
+
+    /// The next order. Cancel-safe.
+    async fn next(&self) -> Order {
+        loop {
+            let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match given {
+                Some(order) => return order,
+                None => self.arrived.notified().await,
+            }
+        }
+    }
 }
 
 /// One isolation key's place.
@@ -112,7 +139,7 @@ pub(crate) struct Slot {
     pub(crate) context: Arc<Context>,
     introduction: Introduction,
     state: watch::Sender<State>,
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     last_used_ms: AtomicI64,
     pub(crate) restarts: AtomicU64,
 }
@@ -120,17 +147,16 @@ pub(crate) struct Slot {
 impl Slot {
     /// Makes a slot and starts its task.
     pub(crate) fn start(key: Key, introduction: Introduction, context: Arc<Context>, hosted: Arc<Hosted>) -> Arc<Self> {
-        let (orders, inbox) = mpsc::channel(4);
         let slot = Arc::new(Self {
             key,
             context,
             introduction,
             state: watch::Sender::new(State::Starting),
-            orders,
+            orders: Orders::default(),
             last_used_ms: AtomicI64::new(stdx::clock::unix_ms()),
             restarts: AtomicU64::new(0),
         });
-        stdx::task::spawn("slot", run(slot.clone(), hosted, inbox));
+        stdx::task::spawn("slot", run(slot.clone(), hosted));
         slot
     }
 
@@ -162,9 +188,16 @@ impl Slot {
         self.state.borrow().clone()
     }
 
-    /// Tells the task; a task that has an order already needs no second one.
+    /// Tells the task.
     pub(crate) fn order(&self, order: Order) {
-        let _ = self.orders.try_send(order);
+        self.orders.give(order);
+    }
+
+    /// Waits until callers no longer get `instance`, which has ended, but not for ever.
+    pub(crate) async fn left_behind(&self, instance: &Arc<Instance>) {
+        let mut states = self.state.subscribe();
+        let elsewhere = states.wait_for(|s| !matches!(s, State::Ready(ready) if Arc::ptr_eq(ready, instance)));
+        let _ = tokio::time::timeout(Duration::from_secs(1), elsewhere).await;
     }
 
     /// Waits until the slot has ended.
@@ -200,11 +233,11 @@ enum End {
 }
 
 /// The slot's task: one life after another until it is told to stop.
-async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut orders: mpsc::Receiver<Order>) {
+async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
     let mut history = History::default();
     loop {
         slot.set(State::Starting);
-        match live(&slot, &hosted, &mut orders).await {
+        match live(&slot, &hosted).await {
             End::Ordered(Order::Stop) => break,
             End::Ordered(Order::Restart) => history = History::default(),
             End::Died { since, reason } => {
@@ -215,18 +248,19 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut orders: mpsc::Receiver<Or
                 slot.context.log.add(0, LogSource::Host, &note);
                 let until = monotonic() + next.delay;
                 slot.set(if next.failing { State::Failing { until, reason } } else { State::Waiting { until, reason } });
-                if let Ok(Some(Order::Stop) | None) = tokio::time::timeout(next.delay, orders.recv()).await {
+                if let Ok(Order::Stop) = tokio::time::timeout(next.delay, slot.orders.next()).await {
                     break;
                 }
             }
         }
     }
-    slot.set(State::Stopped);
+    // In this order: who is told that the slot has ended must not find it again.
     hosted.forget(&slot.key);
+    slot.set(State::Stopped);
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.
-async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, orders: &mut mpsc::Receiver<Order>) -> End {
+async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     let mut running = match Running::start(hosted, slot.key.era, &slot.context) {
         Ok(running) => running,
         Err(reason) => return End::Died { since: None, reason },
@@ -238,9 +272,9 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, orders: &mut mpsc::Receive
         greeted = greeting => greeted.map_err(|_| format!("it did not answer the handshake within {} s", limit.as_secs()))
             .and_then(|greeted| greeted.map_err(|error| explain(&error, hosted))),
         end = running.ended() => Err(end),
-        order = orders.recv() => {
+        order = slot.orders.next() => {
             running.stop("stopped by an operator").await;
-            return End::Ordered(order.unwrap_or(Order::Stop));
+            return End::Ordered(order);
         }
     };
     if let Err(reason) = started {
@@ -256,11 +290,11 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, orders: &mut mpsc::Receive
             let report = running.stop(&reason).await;
             End::Died { since: Some(since), reason: report.to_string() }
         }
-        order = orders.recv() => {
+        order = slot.orders.next() => {
             slot.set(State::Starting);
             running.drain(slot.context.limits.stop_grace).await;
             running.stop("stopped by an operator").await;
-            End::Ordered(order.unwrap_or(Order::Stop))
+            End::Ordered(order)
         }
     }
 }
@@ -288,12 +322,17 @@ pub(crate) struct Running {
     reader: JoinHandle<Option<ReadEnd>>,
     drain: JoinHandle<Option<()>>,
     stderr: JoinHandle<Option<()>>,
+    /// Which of its pipes it has closed. Its task must not be asked again.
+    closed: Option<String>,
     end: Option<String>,
 }
 
 impl Running {
     /// Starts the server's program.
     pub(crate) fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+        if hosted.retired().is_cancelled() {
+            return Err("the server is stopped".to_owned());
+        }
         let id = hosted.next_instance_id();
         let (child, pipes) = process::spawn(hosted.spec(), id, hosted.settings())
             .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
@@ -306,29 +345,38 @@ impl Running {
             reader: stdx::task::spawn("stdout", instance::read(reads, pipes.stdout)),
             drain: stdx::task::spawn("stdin", async move { drains.writer().drain().await }),
             stderr: stdx::task::spawn("stderr", read_stderr(errs, pipes.stderr)),
+            closed: None,
             end: None,
         })
     }
 
     /// Waits until the process has ended or can no longer be used, and says why. Cancel-safe.
     pub(crate) async fn ended(&mut self) -> String {
-        let read_end = tokio::select! {
-            status = self.child.exited() => {
-                self.end = Some(status.clone());
-                return status;
+        let closed = match self.closed.clone() {
+            Some(closed) => closed,
+            None => {
+                let closed = tokio::select! {
+                    status = self.child.exited() => {
+                        self.end = Some(status.clone());
+                        return status;
+                    }
+                    end = &mut self.reader => match end.ok().flatten() {
+                        Some(ReadEnd::LineTooLong { limit }) => format!("it wrote a line of more than {limit} bytes"),
+                        Some(ReadEnd::Closed) | None => "it closed its stdout".to_owned(),
+                    },
+                    _ = &mut self.drain => "it closed its stdin".to_owned(),
+                };
+                self.closed = Some(closed.clone());
+                closed
             }
-            end = &mut self.reader => end.ok().flatten(),
         };
-        if let Some(ReadEnd::LineTooLong { limit }) = read_end {
-            return format!("it wrote a line of more than {limit} bytes");
-        }
-        // A process that ends closes its stdout first.
+        // A process that ends closes its pipes first.
         match tokio::time::timeout(Duration::from_millis(30), self.child.exited()).await {
             Ok(status) => {
                 self.end = Some(status.clone());
                 status
             }
-            Err(_elapsed) => "it closed its stdout".to_owned(),
+            Err(_elapsed) => closed,
         }
     }
 

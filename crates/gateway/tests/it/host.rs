@@ -2,14 +2,16 @@
 //! of its own.
 
 use staithe_gateway::{Auth, Settings};
+use model::report::ServerReport;
 use model::{Mode, Principal, ServerName, ServerSpec};
 use oauth::Authority;
+use serde_json::{Value, json};
 use std::time::Duration;
 use store::{Location, Store};
 use supervisor::Supervisor;
 use tempfile::TempDir;
-use testkit::Client;
-use tokio::net::TcpListener;
+use testkit::{Client, Session};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +105,22 @@ impl Host {
         numbers.filter(marked).collect()
     }
 
+    /// What an operator's `stop` and `start` do.
+    pub(crate) async fn enable(&self, server: &str, enabled: bool) {
+        self.store.set_enabled(&name(server), enabled).await.unwrap();
+        self.supervisor.reconcile().await.unwrap();
+    }
+
+    /// A connection without any client behind it.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.url.strip_prefix("http://").unwrap()).await.unwrap()
+    }
+
+    /// What the operator sees of the one server.
+    pub(crate) fn report(&self) -> ServerReport {
+        self.supervisor.servers().remove(0)
+    }
+
     /// Waits until the host says that every server is ready.
     pub(crate) async fn ready(&self) {
         eventually("every server is ready", || self.supervisor.ready()).await;
@@ -114,7 +132,64 @@ impl Host {
         (&mut self.serving).await.unwrap();
         self.supervisor.stop().await;
         assert_eq!(self.processes(), Vec::<i32>::new(), "processes were left behind");
+        // Nor may one be started late.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(self.processes(), Vec::<i32>::new(), "a process was started after the stop");
     }
+}
+
+/// One `tools/call` of a session.
+pub(crate) async fn tool(session: &Session<'_>, tool: &str, arguments: Value) -> Value {
+    session.call("tools/call", json!({"name": tool, "arguments": arguments})).await.unwrap()
+}
+
+/// One `tools/call` without a session, which must be answered with a result.
+pub(crate) async fn modern_tool(client: &Client, server: &str, tool: &str, arguments: Value) -> Value {
+    let params = json!({"name": tool, "arguments": arguments});
+    let (status, answer) = client.modern_call(server, "tools/call", params).await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["result"].is_object(), "{answer}");
+    answer
+}
+
+/// The first text of a tool's result.
+pub(crate) fn text(answer: &Value) -> &str {
+    let text = answer["result"]["content"][0]["text"].as_str();
+    assert!(text.is_some(), "no text in {answer}");
+    text.unwrap()
+}
+
+/// `error.data.reason`, which only staithe's own errors have.
+pub(crate) fn reason(answer: &Value) -> &str {
+    assert_eq!(answer["error"]["data"]["source"], "staithe", "{answer}");
+    answer["error"]["data"]["reason"].as_str().unwrap()
+}
+
+/// Resident memory of this process now and at its peak since [`forget_peak`], bytes.
+pub(crate) fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+/// The peak of [`memory`] starts anew.
+#[expect(clippy::disallowed_methods, reason = "this file belongs to the kernel")]
+pub(crate) fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// Whether the process lives. A zombie does not.
+pub(crate) fn alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
+}
+
+/// SIGKILL from outside, as an out-of-memory killer sends it.
+pub(crate) fn kill(pid: i32) {
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
 /// The name of a server.

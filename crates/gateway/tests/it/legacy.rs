@@ -18,3 +18,27 @@ async fn a_legacy_client_lists_and_calls() {
     }
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b14_a_sessions_log_level_reaches_a_server_of_either_era() {
+    for flag in ["--legacy", "--modern"] {
+        let host = Host::open(vec![server("every", "everything", &[flag])]).await;
+        let client = host.client();
+        let session = client.legacy_session("every").await.unwrap();
+        for (level, expected) in [("emergency", 0), ("debug", 3)] {
+            let set = session.call("logging/setLevel", json!({"level":level})).await.unwrap();
+            assert_eq!(set["result"], json!({}), "{flag}: {set}");
+            let params = json!({"name":"test_tool_with_logging","arguments":{}});
+            let mut stream = session.stream(&json!(level), "tools/call", params).await.unwrap();
+            let mut messages = 0;
+            while stream.is_event_stream() {
+                let Some(message) = stream.next_message().await.unwrap() else { break };
+                messages += usize::from(message["method"] == "notifications/message");
+            }
+            assert_eq!(messages, expected, "{flag} {level}");
+        }
+        let refused = session.call("logging/setLevel", json!({"level":"loud"})).await.unwrap();
+        assert_eq!(refused["error"]["code"], -32602, "{refused}");
+        host.stop().await;
+    }
+}

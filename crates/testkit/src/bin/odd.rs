@@ -73,6 +73,9 @@ struct Flags {
     /// The tool `mute` closes stdout, and the process lives on.
     #[arg(long)]
     close_stdout: bool,
+    /// The tool `flood` reports progress this many times before it answers; other calls are served meanwhile.
+    #[arg(long, value_name = "N")]
+    flood_progress: Option<u64>,
     /// The tool `both` answers with a result and an error.
     #[arg(long)]
     both: bool,
@@ -266,6 +269,7 @@ impl Server {
                 }
                 self.text(id, "done")?;
             }
+            "flood" if self.flags.flood_progress.is_some() => self.flood(id, &params["_meta"]["progressToken"])?,
             "long" if self.flags.long_line.is_some() => {
                 self.output.long_answer(id, self.flags.long_line.unwrap_or(0))?;
             }
@@ -301,6 +305,24 @@ impl Server {
         Ok(())
     }
 
+    /// Reports progress as fast as it is read, and reads on meanwhile.
+    fn flood(&self, id: &RawValue, token: &Value) -> io::Result<()> {
+        let (output, answer) = (Arc::clone(&self.output), self.wrapped(&self.answer(id, &content("flooded"))));
+        let (times, token) = (self.flags.flood_progress.unwrap_or(0), token.to_string());
+        std::thread::Builder::new().spawn(move || {
+            for step in 0..times {
+                let params = format!(r#"{{"progressToken":{token},"progress":{step},"message":"{}"}}"#, "x".repeat(200));
+                let note = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#);
+                if output.message(&note).is_err() {
+                    return;
+                }
+            }
+            // An error means that stdout is gone; the reading loop will notice.
+            let _ = output.message(&answer);
+        })?;
+        Ok(())
+    }
+
     fn text(&self, id: &RawValue, text: &str) -> io::Result<()> {
         self.output.message(&self.wrapped(&self.answer(id, &content(text))))
     }
@@ -327,6 +349,7 @@ impl Server {
             ("counter", true),
             ("pid", true),
             ("busy", flags.busy_ms.is_some()),
+            ("flood", flags.flood_progress.is_some()),
             ("long", flags.long_line.is_some()),
             ("die", flags.exit_on_call.is_some()),
             ("stall", flags.stop_reading),
