@@ -20,13 +20,16 @@ const DISCOVER: &str = "server/discover";
 const LISTEN: &str = "subscriptions/listen";
 
 /// Starts the work on a request; the answer comes through `reply`.
-pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, reply: Reply) {
+pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mut reply: Reply) {
     let permit = host.shares.permit(admitted);
     let admitted = admitted.clone();
     stdx::task::spawn("modern call", async move {
         let id = message.id();
         let outcome = match permit {
-            Ok(permit) => prepared(&host, &admitted, message).await.map(|prepared| (permit, prepared)),
+            Ok(permit) => match reply.awake(&host.settings.limits, prepared(&host, &admitted, message)).await {
+                Some(prepared) => prepared.map(|prepared| (permit, prepared)),
+                None => return,
+            },
             Err(error) => Err(error),
         };
         match outcome {

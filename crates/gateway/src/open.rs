@@ -88,19 +88,5 @@ async fn started(host: &Host, admitted: &Admitted, session: &Arc<Session>, reply
         let era = hosted.era_for(Era::Legacy).await?;
         hosted.lease(session.caller(), Some(session), era).await
     };
-    tokio::pin!(starting);
-    let mut quiet = host.settings.limits.stream_after;
-    loop {
-        tokio::select! {
-            biased;
-            leased = &mut starting => return Ok(Some(leased?)),
-            () = reply.left() => return Ok(None),
-            () = tokio::time::sleep(quiet) => {
-                quiet = host.settings.limits.keep_alive;
-                if reply.keep_alive().await.is_err() {
-                    return Ok(None);
-                }
-            }
-        }
-    }
+    reply.awake(&host.settings.limits, starting).await.transpose().map_err(CallError::from)
 }

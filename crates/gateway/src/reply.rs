@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -171,6 +172,23 @@ impl Reply {
             return Ok(());
         }
         self.send(Bytes::from_static(sse::KEEP_ALIVE)).await
+    }
+
+    /// Waits for what must come before the call, and keeps the caller's stream awake meanwhile. `None` if he left.
+    pub(crate) async fn awake<T>(&mut self, limits: &Limits, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        let mut quiet = limits.stream_after;
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = self.left() => return None,
+                () = tokio::time::sleep(quiet) => {
+                    quiet = limits.keep_alive;
+                    self.keep_alive().await.ok()?;
+                }
+            }
+        }
     }
 
     /// Ends with the answer.

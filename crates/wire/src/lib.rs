@@ -17,3 +17,4 @@ pub mod method;
 pub mod scan;
 pub mod splice;
 pub mod sse;
+mod walk;

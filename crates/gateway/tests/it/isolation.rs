@@ -137,9 +137,9 @@ fn only_its_own(response: &Response, caller: usize, round: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_id_twice_at_once_in_one_session_is_answered_twice() {
+    let host = Host::open(everywhere("--legacy")).await;
+    let client = host.client();
     for (server, _) in MODES {
-        let host = Host::open(everywhere("--legacy")).await;
-        let client = host.client();
         let session = client.legacy_session(server).await.unwrap();
         let id = json!(5);
         let ask = |ms: u64| {
@@ -160,8 +160,8 @@ async fn the_same_id_twice_at_once_in_one_session_is_answered_twice() {
                 assert_eq!(note["params"]["progressToken"], 7, "{server}: {note}");
             }
         }
-        host.stop().await;
     }
+    host.stop().await;
 }
 
 /// The raw bytes of the id, whatever the outcome: a result, the server's error, or ours.
