@@ -30,6 +30,13 @@ pub(crate) struct Asked {
     pub(crate) timeout: Option<Duration>,
 }
 
+impl Asked {
+    /// The era that the client speaks.
+    fn era(&self) -> Era {
+        if self.session.is_some() { Era::Legacy } else { Era::Modern }
+    }
+}
+
 /// A server that ends before a call reached it costs the call nothing but another try.
 const TRIES: usize = 3;
 
@@ -64,7 +71,14 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, 
     let mut tries = 0;
     loop {
         tries += 1;
-        let Some(lease) = lease(host, hosted, asked, reply).await? else { return Ok(End::Silence) };
+        let lease = match hosted.warm(&asked.caller, asked.session.as_ref(), asked.era()) {
+            Some(lease) => lease,
+            // Boxed: what is seldom needed must not make every call's task larger.
+            None => match Box::pin(lease(host, hosted, asked, reply)).await? {
+                Some(lease) => lease,
+                None => return Ok(End::Silence),
+            },
+        };
         match send(asked, id, &lease).await {
             Ok(pending) => {
                 let leg = leg(asked, &lease);
@@ -72,7 +86,7 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, 
                 lease.release();
                 return end;
             }
-            Err(Stalled::Ended(_)) if tries < TRIES => lease.outlive().await,
+            Err(Stalled::Ended(_)) if tries < TRIES => Box::pin(lease.outlive()).await,
             Err(stalled) => {
                 lease.release();
                 return Err(stalled.into());
@@ -83,9 +97,8 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, 
 
 /// An instance, however long its start takes; the caller's stream is kept awake meanwhile. `None` if the caller left.
 async fn lease(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<Option<Lease>, CallError> {
-    let client_era = if asked.session.is_some() { Era::Legacy } else { Era::Modern };
     let starting = async {
-        let era = hosted.era_for(client_era).await?;
+        let era = hosted.era_for(asked.era()).await?;
         hosted.lease(&asked.caller, asked.session.as_ref(), era).await
     };
     tokio::pin!(starting);
@@ -122,7 +135,7 @@ async fn send(asked: &Asked, id: &Bytes, lease: &Lease) -> Result<Pending, Stall
     let instance = lease.instance();
     // In a session the level is set by the request itself.
     if let (Some(level), None) = (asked.level, &asked.session) {
-        instance.ensure_level(level).await;
+        Box::pin(instance.ensure_level(level)).await;
     }
     let wish = match (&asked.session, asked.level) {
         (Some(session), _) => session.level().map_or(Wish::Everything, Wish::AtLeast),

@@ -8,7 +8,7 @@ use crate::permit::Permit;
 use crate::reply::Reply;
 use bytes::Bytes;
 use std::sync::Arc;
-use supervisor::{Caller, Level};
+use supervisor::{Caller, Hosted, Level};
 use wire::bridge::Delivery;
 use wire::era::Era;
 use wire::message::Message;
@@ -68,10 +68,7 @@ async fn prepared(host: &Host, admitted: &Admitted, message: Message) -> Result<
     // A modern server decides for itself which methods it knows; only in front of a legacy one the table decides.
     if hosted.era_for(Era::Modern).await? == Era::Legacy {
         if message.method() == DISCOVER {
-            let lease = hosted.lease(&caller, None, Era::Legacy).await?;
-            let body = lease.instance().greeting().map(|g| g.discover_response(&message.id().unwrap_or_default()));
-            lease.release();
-            return Ok(Prepared::Answer(Delivery { body: body.unwrap_or_default(), status: 200 }));
+            return Box::pin(discover(&hosted, &caller, &message)).await;
         }
         if message.method() == LISTEN || known.is_some_and(|m| !m.legacy || !m.modern) {
             return Err(CallError::UnknownMethod(message.method().to_owned()));
@@ -80,6 +77,14 @@ async fn prepared(host: &Host, admitted: &Admitted, message: Message) -> Result<
     let timeout = (message.method() != LISTEN).then_some(host.settings.limits.call_timeout);
     let asked = Asked { message, caller, session: None, level, leaving_cancels: true, timeout };
     Ok(Prepared::Call(Box::new(asked)))
+}
+
+/// What a legacy server said at its handshake, as a modern client reads it (B1).
+async fn discover(hosted: &Arc<Hosted>, caller: &Caller, message: &Message) -> Result<Prepared, CallError> {
+    let lease = hosted.lease(caller, None, Era::Legacy).await?;
+    let body = lease.instance().greeting().map(|g| g.discover_response(&message.id().unwrap_or_default()));
+    lease.release();
+    Ok(Prepared::Answer(Delivery { body: body.unwrap_or_default(), status: 200 }))
 }
 
 /// All modern clients of a principal share what a legacy process is told: nothing, because no request of such a

@@ -27,6 +27,10 @@ use model::Problem;
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 
+/// Calls allocate on one thread and free on another; the C library's allocator makes such threads wait for each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before any runtime starts: the demo's server is a plain child process.
     if std::env::args_os().nth(1).is_some_and(|word| word == demo::SERVER_VERB) {

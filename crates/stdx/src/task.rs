@@ -14,21 +14,25 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    tokio::spawn(Reported { name, future: Box::pin(future) })
+    tokio::spawn(Reported { name, future })
 }
 
-/// A future whose panic becomes `None` and a line in the trace.
-struct Reported<F> {
-    name: &'static str,
-    future: Pin<Box<F>>,
+pin_project_lite::pin_project! {
+    /// A future whose panic becomes `None` and a line in the trace.
+    struct Reported<F> {
+        name: &'static str,
+        #[pin]
+        future: F,
+    }
 }
 
 impl<F: Future> Future for Reported<F> {
     type Output = Option<F::Output>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let name = self.name;
-        match std::panic::catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))) {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let name = *this.name;
+        match std::panic::catch_unwind(AssertUnwindSafe(|| this.future.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
             Err(_panic) => {

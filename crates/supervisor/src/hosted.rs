@@ -59,9 +59,24 @@ pub struct Hosted {
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) verdict: Verdict,
-    discovered: Option<String>,
+    discovered: Option<Arc<str>>,
     pub(crate) probed_at_ms: i64,
     stored: bool,
+}
+
+impl Known {
+    fn era_for(&self, client: Era) -> Era {
+        spoken(self.verdict, client)
+    }
+}
+
+/// What a server of this verdict is spoken to in, for a client of `client` era.
+fn spoken(verdict: Verdict, client: Era) -> Era {
+    match verdict {
+        Verdict::Legacy => Era::Legacy,
+        Verdict::Modern => Era::Modern,
+        Verdict::Dual => client,
+    }
 }
 
 /// Whether the server was seen to work since this daemon hosts this generation.
@@ -98,11 +113,25 @@ impl Hosted {
     /// nothing is translated that need not be.
     pub async fn era_for(self: &Arc<Self>, client: Era) -> Result<Era, Absent> {
         self.available()?;
-        Ok(match self.verdict().await? {
-            Verdict::Legacy => Era::Legacy,
-            Verdict::Modern => Era::Modern,
-            Verdict::Dual => client,
-        })
+        if let Some(known) = self.known() {
+            return Ok(known.era_for(client));
+        }
+        Ok(spoken(Box::pin(self.verdict()).await?, client))
+    }
+
+    /// The warm instance for `caller`, a client of `client` era, if nothing has to be waited for: the common case.
+    pub fn warm(&self, caller: &Caller, session: Option<&Arc<Session>>, client: Era) -> Option<Lease> {
+        self.available().ok()?;
+        let era = self.known.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.era_for(client);
+        if self.spec.mode == Mode::Exclusive {
+            return None;
+        }
+        let slot = self.slots().get(&Key::of(caller, self.spec.mode, era))?.clone();
+        if let Some(session) = session {
+            self.attach(&slot, session).ok()?;
+        }
+        let instance = slot.ready_now()?;
+        Some(Lease { instance, slot, _place: None })
     }
 
     /// An instance for `caller`, spoken to in `era`: the warm one of its isolation key, or a new one.
@@ -268,7 +297,7 @@ impl Hosted {
         let fresh = stdx::clock::unix_ms().saturating_sub(kept.probed_at_ms) < VERDICT_DAYS_MS;
         (fresh && kept.fingerprint == self.fingerprint()).then_some(Known {
             verdict: kept.verdict,
-            discovered: kept.discovered,
+            discovered: kept.discovered.map(Arc::from),
             probed_at_ms: kept.probed_at_ms,
             stored: true,
         })
@@ -285,7 +314,7 @@ impl Hosted {
         };
         let known = Known {
             verdict: finding.verdict,
-            discovered: finding.discovered,
+            discovered: finding.discovered.map(Arc::from),
             probed_at_ms: stdx::clock::unix_ms(),
             stored: false,
         };
@@ -304,7 +333,7 @@ impl Hosted {
             server: self.spec.name.clone(),
             fingerprint: self.fingerprint(),
             verdict: known.verdict,
-            discovered: known.discovered.clone(),
+            discovered: known.discovered.as_deref().map(str::to_owned),
             probed_at_ms: known.probed_at_ms,
         };
         match self.shared.store.put_verdict(verdict).await {

@@ -139,13 +139,18 @@ impl Instance {
                 calls.waiting.insert(id, waiting);
             }
         }
+        let crowded = calls.waiting.len() > CROWD;
         drop(calls);
-        Pending { id, mailbox, instance: self.clone() }
+        Pending { id, mailbox, instance: self.clone(), crowded }
     }
 
     /// Sends a line that is no call.
     pub fn send(&self, line: Vec<u8>) -> Result<(), Stalled> {
-        self.writer.send(line).map_err(|error| match error {
+        self.write(line, false)
+    }
+
+    fn write(&self, line: Vec<u8>, patient: bool) -> Result<(), Stalled> {
+        self.writer.send(line, patient).map_err(|error| match error {
             WriteError::Stalled { queued } => Stalled::Full { server: self.context.server.clone(), queued },
             WriteError::Closed => Stalled::Ended(self.context.server.clone()),
         })
@@ -244,7 +249,12 @@ pub struct Pending {
     id: u64,
     mailbox: Arc<Mailbox>,
     instance: Arc<Instance>,
+    /// Many calls are on their way: this one's line may wait for theirs.
+    crowded: bool,
 }
+
+/// With more calls than this in flight, lines are written together.
+const CROWD: usize = 8;
 
 impl Pending {
     /// The id that the server sees, also as progress token.
@@ -254,7 +264,7 @@ impl Pending {
 
     /// Sends the call's line.
     pub fn send(&self, line: Vec<u8>) -> Result<(), Stalled> {
-        self.instance.send(line)
+        self.instance.write(line, self.crowded)
     }
 
     /// What happens next. Cancel-safe.

@@ -33,8 +33,10 @@ impl Pool {
         let turn = self.turns.clone().acquire_owned().await.ok()?;
         // One at a time, or two could look past each other's place.
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let (place, number) =
-            places.iter().zip(1..).find_map(|(place, number)| Some((place.clone().try_acquire_owned().ok()?, number)))?;
+        let (place, number) = places
+            .iter()
+            .zip(1..)
+            .find_map(|(place, number)| Some((place.clone().try_acquire_owned().ok()?, number)))?;
         drop(places);
         Some(Place { number, _place: place, _turn: turn, _pool: self.clone() })
     }

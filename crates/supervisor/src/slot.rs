@@ -160,11 +160,19 @@ impl Slot {
         slot
     }
 
+    /// The process, if it can take calls now.
+    pub(crate) fn ready_now(&self) -> Option<Arc<Instance>> {
+        self.touch();
+        match &*self.state.borrow() {
+            State::Ready(instance) => Some(instance.clone()),
+            State::Starting | State::Waiting { .. } | State::Failing { .. } | State::Stopped => None,
+        }
+    }
+
     /// The process, once it can take calls. Waits for a start or a restart, not for a crash loop to end.
     pub(crate) async fn ready(&self) -> Result<Arc<Instance>, Absent> {
-        self.touch();
-        if let State::Ready(instance) = &*self.state.borrow() {
-            return Ok(instance.clone());
+        if let Some(instance) = self.ready_now() {
+            return Ok(instance);
         }
         let wait = self.context.limits.ready_wait;
         let mut states = self.state.subscribe();
@@ -188,8 +196,15 @@ impl Slot {
         self.state.borrow().clone()
     }
 
-    /// Tells the task.
+    /// Tells the task. Whoever comes from now on waits for the next process: nobody who was told of a restart meets the old.
     pub(crate) fn order(&self, order: Order) {
+        self.state.send_if_modified(|state| {
+            let serving = matches!(state, State::Ready(_));
+            if serving {
+                *state = State::Starting;
+            }
+            serving
+        });
         self.orders.give(order);
     }
 
@@ -269,8 +284,11 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     let instance = running.instance.clone();
     let greeting = tokio::time::timeout(limit, handshake::greet(&instance, &slot.introduction));
     let started = tokio::select! {
-        greeted = greeting => greeted.map_err(|_| format!("it did not answer the handshake within {} s", limit.as_secs()))
-            .and_then(|greeted| greeted.map_err(|error| explain(&error, hosted))),
+        greeted = greeting => match greeted {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(running.explain(&error, hosted).await),
+            Err(_elapsed) => Err(format!("it did not answer the handshake within {} s", limit.as_secs())),
+        },
         end = running.ended() => Err(end),
         order = slot.orders.next() => {
             running.stop("stopped by an operator").await;
@@ -297,14 +315,6 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
             End::Ordered(order)
         }
     }
-}
-
-/// A server that refuses the era that it was found to speak was judged wrongly, or has changed.
-fn explain(error: &HandshakeError, hosted: &Arc<Hosted>) -> String {
-    if matches!(error, HandshakeError::Refused(_) | HandshakeError::Invalid(_)) {
-        hosted.doubt_verdict();
-    }
-    error.to_string()
 }
 
 /// The reason with the last words of the process, said once.
@@ -361,7 +371,8 @@ impl Running {
                         return status;
                     }
                     end = &mut self.reader => match end.ok().flatten() {
-                        Some(ReadEnd::LineTooLong { limit }) => format!("it wrote a line of more than {limit} bytes"),
+                        // What it dies of now is our doing.
+                        Some(ReadEnd::LineTooLong { limit }) => return format!("it wrote a line of more than {limit} bytes"),
                         Some(ReadEnd::Closed) | None => "it closed its stdout".to_owned(),
                     },
                     _ = &mut self.drain => "it closed its stdin".to_owned(),
@@ -377,6 +388,21 @@ impl Running {
                 status
             }
             Err(_elapsed) => closed,
+        }
+    }
+
+    /// Why the handshake failed: a process that broke it off has an end that says more.
+    async fn explain(&mut self, error: &HandshakeError, hosted: &Arc<Hosted>) -> String {
+        match error {
+            HandshakeError::Ended(_) => {
+                let end = tokio::time::timeout(Duration::from_millis(100), self.ended()).await;
+                end.unwrap_or_else(|_| error.to_string())
+            }
+            // A server that refuses the era that it was found to speak was judged wrongly, or has changed.
+            HandshakeError::Refused(_) | HandshakeError::Invalid(_) => {
+                hosted.doubt_verdict();
+                error.to_string()
+            }
         }
     }
 

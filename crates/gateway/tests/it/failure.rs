@@ -79,8 +79,12 @@ async fn a_session_outlives_its_process_and_the_handshake_is_replayed() {
     for (server, told) in [("every", "staithe"), ("each", "testkit")] {
         let session = client.legacy_session_at(server, "2025-06-18").await.unwrap();
         let before = whoami(&session).await;
-        kill(i32::try_from(before["pid"].as_i64().unwrap()).unwrap());
-        // At once: the call may meet the dead process, and must not be lost to it.
+        let pid = i32::try_from(before["pid"].as_i64().unwrap()).unwrap();
+        kill(pid);
+        while alive(pid) {
+            std::thread::yield_now();
+        }
+        // At once: staithe may not know of the death yet, and the call must not be lost to it.
         let after = whoami(&session).await;
         assert_ne!(before["pid"], after["pid"]);
         assert_eq!(before["clientInfo"]["name"], told, "{before}");
@@ -147,7 +151,11 @@ async fn a_server_that_cannot_start_is_a_clear_error_and_no_session() {
         let (_, modern) = client.modern_call("odd", "tools/list", json!({})).await.unwrap();
         assert_eq!(reason(&modern), "server_failing", "{modern}");
         eventually("status tells", || host.report().health == Health::Failing).await;
-        assert!(host.report().reason.is_some_and(|told| words.iter().any(|word| told.contains(word))), "{:?}", host.report());
+        assert!(
+            host.report().reason.is_some_and(|told| words.iter().any(|word| told.contains(word))),
+            "{:?}",
+            host.report()
+        );
         assert!(!host.supervisor.ready());
         host.stop().await;
     }
@@ -256,9 +264,9 @@ async fn a_cancellation_cancels_the_right_call_only() {
         let two = client.legacy_session("every").await.unwrap();
         let mut right = one.stream(&json!(1), "tools/call", sleep(20_000)).await.unwrap();
         let mut others = vec![
-            one.stream(&json!("1"), "tools/call", sleep(1000)).await.unwrap(),
-            one.stream(&json!(11), "tools/call", sleep(1000)).await.unwrap(),
-            two.stream(&json!(1), "tools/call", sleep(1000)).await.unwrap(),
+            one.stream(&json!("1"), "tools/call", sleep(500)).await.unwrap(),
+            one.stream(&json!(11), "tools/call", sleep(500)).await.unwrap(),
+            two.stream(&json!(1), "tools/call", sleep(500)).await.unwrap(),
         ];
         for unknown in [json!(2), json!(null), json!("x")] {
             assert_eq!(one.notify("notifications/cancelled", json!({"requestId": unknown})).await.unwrap().status, 202);
@@ -269,7 +277,7 @@ async fn a_cancellation_cancels_the_right_call_only() {
         assert_eq!(right.next_message().await.unwrap(), None, "{mode}: a cancelled request gets no answer");
         assert!(asked.elapsed() < Duration::from_secs(5), "{mode}: it ended after {:?}", asked.elapsed());
         for stream in &mut others {
-            assert_eq!(text(&stream.next_message().await.unwrap().unwrap()), "slept 1000 ms", "{mode}");
+            assert_eq!(text(&stream.next_message().await.unwrap().unwrap()), "slept 500 ms", "{mode}");
         }
         if mode != Mode::Exclusive {
             assert_eq!(cancellations(&one).await, (1, 1), "{mode}");
@@ -327,7 +335,10 @@ async fn calls_that_wait_for_a_place_start_nothing_after_a_stop() {
     let calls: Vec<_> = (0..4)
         .map(|_| {
             let client = client.clone();
-            stdx::task::spawn("call", async move { client.modern_call("every", "tools/call", sleep(200)).await.unwrap().1 })
+            stdx::task::spawn(
+                "call",
+                async move { client.modern_call("every", "tools/call", sleep(200)).await.unwrap().1 },
+            )
         })
         .collect();
     eventually("one runs", || host.supervisor.instances(None).iter().any(|i| i.in_flight == 1)).await;

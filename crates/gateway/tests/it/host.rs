@@ -1,11 +1,11 @@
 //! A whole host in this process: store, tokens, supervisor and public face, on a free loopback port and in a directory
 //! of its own.
 
-use staithe_gateway::{Auth, Settings};
 use model::report::ServerReport;
 use model::{Mode, Principal, ServerName, ServerSpec};
 use oauth::Authority;
 use serde_json::{Value, json};
+use staithe_gateway::{Auth, Settings};
 use std::time::Duration;
 use store::{Location, Store};
 use supervisor::Supervisor;
@@ -21,7 +21,7 @@ pub(crate) struct Host {
     pub(crate) supervisor: Supervisor,
     pub(crate) authority: Authority,
     pub(crate) store: Store,
-    pub(crate) dir: TempDir,
+    _dir: TempDir,
     identity: String,
     shutdown: CancellationToken,
     serving: JoinHandle<Option<()>>,
@@ -79,7 +79,7 @@ impl Host {
         let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits: setup.face };
         let served = staithe_gateway::serve(listener, supervisor.clone(), authority.clone(), face, shutdown.clone());
         let serving = stdx::task::spawn("serve", served);
-        Self { url, supervisor, authority, store, dir, identity, shutdown, serving }
+        Self { url, supervisor, authority, store, _dir: dir, identity, shutdown, serving }
     }
 
     /// A client without a token.
@@ -97,7 +97,8 @@ impl Host {
     /// Living processes that belong to this host, found by their mark.
     pub(crate) fn processes(&self) -> Vec<i32> {
         let mark = format!("STAITHE_INSTANCE={}/", self.identity);
-        let numbers = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+        let numbers =
+            std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
         let marked = |pid: &i32| {
             let raw = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             raw.split(|b| *b == 0).any(|entry| entry.starts_with(mark.as_bytes()))

@@ -43,7 +43,11 @@ async fn no_answer_reaches_the_wrong_caller() {
                 let (client, start) = (host.client_of(principal).await, start.clone());
                 let caller = callers.len();
                 callers.push(stdx::task::spawn("caller", async move {
-                    if number == SESSIONS { modern_caller(&client, server, caller, &start).await } else { legacy_caller(&client, server, caller, &start).await }
+                    if number == SESSIONS {
+                        modern_caller(&client, server, caller, &start).await
+                    } else {
+                        legacy_caller(&client, server, caller, &start).await
+                    }
                 }));
             }
         }
@@ -90,7 +94,7 @@ async fn modern_caller(client: &Client, server: &str, caller: usize, start: &Bar
 }
 
 fn shows_progress(round: usize) -> bool {
-    round % 14 == 0
+    round.is_multiple_of(14)
 }
 
 /// A time to sleep that no other caller has, so that it tells whose progress it is.
@@ -156,7 +160,10 @@ async fn the_same_id_twice_at_once_in_one_session_is_answered_twice() {
             assert_eq!((text(last), &last["id"]), (format!("slept {ms} ms").as_str(), &json!(5)), "{server}");
             assert_eq!(notes.len(), 10, "{server}: {notes:?}");
             for note in notes {
-                assert!(note["params"]["message"].as_str().unwrap().ends_with(&format!("of {ms} ms")), "{server}: {note}");
+                assert!(
+                    note["params"]["message"].as_str().unwrap().ends_with(&format!("of {ms} ms")),
+                    "{server}: {note}"
+                );
                 assert_eq!(note["params"]["progressToken"], 7, "{server}: {note}");
             }
         }
@@ -167,9 +174,20 @@ async fn the_same_id_twice_at_once_in_one_session_is_answered_twice() {
 /// The raw bytes of the id, whatever the outcome: a result, the server's error, or ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_come_back_as_they_were_spelled() {
-    let spellings =
-        ["1", r#""1""#, "0", "-7", r#""""#, "9007199254740993", "1234567890123456789012345", r#""é\u00e9 \"q\"""#, r#""\u0031""#];
-    let host = Host::open(vec![server("legacy", "everything", &["--legacy"]), server("modern", "everything", &["--modern"])]).await;
+    let spellings = [
+        "1",
+        r#""1""#,
+        "0",
+        "-7",
+        r#""""#,
+        "9007199254740993",
+        "1234567890123456789012345",
+        r#""é\u00e9 \"q\"""#,
+        r#""\u0031""#,
+    ];
+    let host =
+        Host::open(vec![server("legacy", "everything", &["--legacy"]), server("modern", "everything", &["--modern"])])
+            .await;
     let client = host.client();
     for server in ["legacy", "modern"] {
         let session = client.legacy_session(server).await.unwrap();
@@ -195,7 +213,10 @@ async fn ids_come_back_as_they_were_spelled() {
             let answered = client.post(&format!("/mcp/{server}"), &headers, body).await.unwrap();
             let whole = String::from_utf8_lossy(&answered.body).into_owned();
             assert_eq!(answered.status, 200, "{server} {id}: {whole}");
-            assert!([",", "}"].iter().any(|end| whole.contains(&format!("\"id\":{id}{end}"))), "{server} {id}: {whole}");
+            assert!(
+                [",", "}"].iter().any(|end| whole.contains(&format!("\"id\":{id}{end}"))),
+                "{server} {id}: {whole}"
+            );
         }
     }
     for bad in ["1.0", "1e3", "null", "true", "[1]", "{}"] {
@@ -294,7 +315,10 @@ async fn a_process_belongs_to_its_isolation_key() {
     ];
     assert!(anns.iter().all(|pid| *pid == anns[0]), "one principal, one process: {anns:?}");
     let others = [pid_of_session(&bob, "principal").await, pid_of_session(&asking, "principal").await];
-    assert!(!others.contains(&anns[0]) && others[0] != others[1], "another principal or other abilities, another process");
+    assert!(
+        !others.contains(&anns[0]) && others[0] != others[1],
+        "another principal or other abilities, another process"
+    );
 
     let mut each = HashSet::new();
     for client in [&ann, &ann, &bob] {
@@ -348,7 +372,10 @@ async fn a_caller_that_leaves_while_it_waits_costs_the_pool_no_place() {
     for _ in 0..5 {
         let client = host.client();
         let early = client.modern_call("odd", "tools/call", json!({"name":"pid","arguments":{}}));
-        assert!(tokio::time::timeout(Duration::from_millis(50), early).await.is_err(), "it answered before it had started");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), early).await.is_err(),
+            "it answered before it had started"
+        );
     }
     let client = host.client();
     let (one, two) = tokio::join!(

@@ -311,7 +311,8 @@ impl Server {
         let (times, token) = (self.flags.flood_progress.unwrap_or(0), token.to_string());
         std::thread::Builder::new().spawn(move || {
             for step in 0..times {
-                let params = format!(r#"{{"progressToken":{token},"progress":{step},"message":"{}"}}"#, "x".repeat(200));
+                let params =
+                    format!(r#"{{"progressToken":{token},"progress":{step},"message":"{}"}}"#, "x".repeat(200));
                 let note = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#);
                 if output.message(&note).is_err() {
                     return;
