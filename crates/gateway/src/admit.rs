@@ -100,7 +100,11 @@ fn has_port(host: &str) -> bool {
 /// `host` without its port.
 fn name_of(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
         _ => host,
     }
 }
@@ -126,10 +130,26 @@ mod tests {
     #[test]
     fn e19_only_our_names_are_served() {
         let s = settings();
-        for good in ["127.0.0.1:8420", "localhost", "LOCALHOST:1", "[::1]:8420", "mcp.example.org", "mcp.example.org:443", "box:8420"] {
+        for good in [
+            "127.0.0.1:8420",
+            "localhost",
+            "LOCALHOST:1",
+            "[::1]:8420",
+            "mcp.example.org",
+            "mcp.example.org:443",
+            "box:8420",
+        ] {
             assert!(host_allowed(&s, good), "{good}");
         }
-        for bad in ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "box:8421", "evil@127.0.0.1", "127.0.0.1:80:80"] {
+        for bad in [
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:80",
+            "box:8421",
+            "evil@127.0.0.1",
+            "127.0.0.1:80:80",
+        ] {
             assert!(!host_allowed(&s, bad), "{bad}");
         }
     }
@@ -140,7 +160,15 @@ mod tests {
         for good in ["http://localhost:6274", "http://127.0.0.1", "https://[::1]:3", "https://app.example.org"] {
             assert!(origin_allowed(&s, good), "{good}");
         }
-        for bad in ["null", "http://evil.example", "http://localhost.evil.example", "http://app.example.org", "http://localhost@evil.example", "file://localhost", "http://localhost/x"] {
+        for bad in [
+            "null",
+            "http://evil.example",
+            "http://localhost.evil.example",
+            "http://app.example.org",
+            "http://localhost@evil.example",
+            "file://localhost",
+            "http://localhost/x",
+        ] {
             assert!(!origin_allowed(&s, bad), "{bad}");
         }
     }

@@ -31,6 +31,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// The request id as the client spelled it.
+    fn id(&self) -> Bytes {
+        self.message.id().unwrap_or_default()
+    }
+
     /// The era that the client speaks.
     fn era(&self) -> Era {
         if self.session.is_some() { Era::Legacy } else { Era::Modern }
@@ -42,9 +47,8 @@ const TRIES: usize = 3;
 
 /// Carries one permitted call to an instance and back.
 pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut reply: Reply) {
-    let id = asked.message.id().unwrap_or_default();
     let outcome = match host.supervisor.hosted(permit.server()) {
-        Ok(hosted) => exchange(&host, &hosted, &asked, &id, &mut reply).await,
+        Ok(hosted) => exchange(&host, &hosted, &asked, &mut reply).await,
         Err(absent) => Err(absent.into()),
     };
     match outcome {
@@ -55,7 +59,7 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut repl
             if let Some(value) = error.retry_header() {
                 reply.header("retry-after", value);
             }
-            reply.finish(error.delivery(Some(&id))).await;
+            reply.finish(error.delivery(Some(&asked.id()))).await;
         }
     }
 }
@@ -67,7 +71,7 @@ enum End {
     Silence,
 }
 
-async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, reply: &mut Reply) -> Result<End, CallError> {
+async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<End, CallError> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -79,10 +83,9 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, 
                 None => return Ok(End::Silence),
             },
         };
-        match send(asked, id, &lease).await {
+        match send(asked, &lease).await {
             Ok(pending) => {
-                let leg = leg(asked, &lease);
-                let end = answer(host, asked, id, &lease, leg, pending, reply).await;
+                let end = answer(host, asked, &lease, pending, reply).await;
                 lease.release();
                 return end;
             }
@@ -96,7 +99,12 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, id: &Bytes, 
 }
 
 /// An instance, however long its start takes; the caller's stream is kept awake meanwhile. `None` if the caller left.
-async fn lease(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<Option<Lease>, CallError> {
+async fn lease(
+    host: &Host,
+    hosted: &Arc<Hosted>,
+    asked: &Asked,
+    reply: &mut Reply,
+) -> Result<Option<Lease>, CallError> {
     let starting = async {
         let era = hosted.era_for(asked.era()).await?;
         hosted.lease(&asked.caller, asked.session.as_ref(), era).await
@@ -131,7 +139,7 @@ fn leg(asked: &Asked, lease: &Lease) -> Leg {
 }
 
 /// Registers the call and writes its line.
-async fn send(asked: &Asked, id: &Bytes, lease: &Lease) -> Result<Pending, Stalled> {
+async fn send(asked: &Asked, lease: &Lease) -> Result<Pending, Stalled> {
     let instance = lease.instance();
     // In a session the level is set by the request itself.
     if let (Some(level), None) = (asked.level, &asked.session) {
@@ -142,7 +150,7 @@ async fn send(asked: &Asked, id: &Bytes, lease: &Lease) -> Result<Pending, Stall
         (None, Some(level)) => Wish::AtLeast(level),
         (None, None) => Wish::Nothing,
     };
-    let pending = instance.begin(id.clone(), wish, asked.session.clone());
+    let pending = instance.begin(asked.id(), wish, asked.session.clone());
     let line = line(asked, lease, pending.id());
     match pending.send(line) {
         Ok(()) => {
@@ -180,9 +188,7 @@ fn line(asked: &Asked, lease: &Lease, upstream_id: u64) -> Vec<u8> {
 async fn answer(
     host: &Host,
     asked: &Asked,
-    id: &Bytes,
     lease: &Lease,
-    leg: Leg,
     pending: Pending,
     reply: &mut Reply,
 ) -> Result<End, CallError> {
@@ -202,12 +208,13 @@ async fn answer(
         let sent = match happened {
             Happened::Item(Item::Answer(message)) => {
                 let server_info = lease.instance().greeting().and_then(|g| g.server_info());
-                break Ok(End::Answer(bridge::response(&message, leg, id, asked.message.method(), server_info)));
+                let (leg, method) = (leg(asked, lease), asked.message.method());
+                break Ok(End::Answer(bridge::response(&message, leg, &asked.id(), method, server_info)));
             }
             Happened::Item(Item::Gone(report)) => break Err(CallError::Gone(report)),
             Happened::Item(Item::Garbled(what)) => break Err(CallError::Garbled(what)),
             Happened::Item(Item::Cancelled) => break Ok(End::Silence),
-            Happened::Item(Item::Note(note)) => reply.event(&note_body(asked, id, &note)).await,
+            Happened::Item(Item::Note(note)) => reply.event(&note_body(asked, &note)).await,
             Happened::Item(Item::Ask(body)) => reply.event(&body).await,
             Happened::Quiet => reply.keep_alive().await,
             Happened::Left => Err(crate::reply::Left),
@@ -230,9 +237,9 @@ async fn answer(
 }
 
 /// A notification under the names that the client knows.
-fn note_body(asked: &Asked, id: &Bytes, note: &Message) -> Vec<u8> {
+fn note_body(asked: &Asked, note: &Message) -> Vec<u8> {
     let token = asked.message.member(Place::Meta, "progressToken").map(|m| asked.message.raw(m.value));
-    bridge::notification(note, token, Some(id))
+    bridge::notification(note, token, Some(&asked.id()))
 }
 
 enum Happened {

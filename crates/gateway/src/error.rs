@@ -170,7 +170,11 @@ impl CallError {
         }
         if let Self::Gone(report) = self {
             let mut fields = Vec::new();
-            for (name, value) in [("server", Some(report.server.as_str())), ("status", Some(&report.status)), ("lastStderr", report.last_stderr.as_deref())] {
+            for (name, value) in [
+                ("server", Some(report.server.as_str())),
+                ("status", Some(&report.status)),
+                ("lastStderr", report.last_stderr.as_deref()),
+            ] {
                 if let Some(value) = value {
                     fields.extend_from_slice(format!(r#","{name}":"#).as_bytes());
                     wire::scan::write_text(&mut fields, value);

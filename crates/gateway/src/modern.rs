@@ -54,7 +54,8 @@ async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Aske
     match host.shares.stream(admitted) {
         Ok(_place) => call(host.clone(), permit, asked, reply).await,
         Err(error) => {
-            let body = wire::code::error_body(asked.message.id().as_deref(), wire::code::INTERNAL, &error.to_string(), None);
+            let body =
+                wire::code::error_body(asked.message.id().as_deref(), wire::code::INTERNAL, &error.to_string(), None);
             reply.finish(Delivery { body, status: 503 }).await;
         }
     }

@@ -82,7 +82,12 @@ fn label(client_info: &[u8]) -> String {
 }
 
 /// An instance that has said its greeting. `None` if the client left meanwhile.
-async fn started(host: &Host, admitted: &Admitted, session: &Arc<Session>, reply: &mut Reply) -> Result<Option<Lease>, CallError> {
+async fn started(
+    host: &Host,
+    admitted: &Admitted,
+    session: &Arc<Session>,
+    reply: &mut Reply,
+) -> Result<Option<Lease>, CallError> {
     let hosted = host.supervisor.hosted(admitted.server())?;
     let starting = async {
         let era = hosted.era_for(Era::Legacy).await?;

@@ -65,10 +65,12 @@ impl Shares {
             return share.clone();
         }
         if all.len() >= 1024 {
-            let idle = |s: &Share| s.calls.available_permits() == self.calls && s.streams.available_permits() == self.streams;
+            let idle =
+                |s: &Share| s.calls.available_permits() == self.calls && s.streams.available_permits() == self.streams;
             all.retain(|_, share| !idle(share));
         }
-        let share = Share { calls: Arc::new(Semaphore::new(self.calls)), streams: Arc::new(Semaphore::new(self.streams)) };
+        let share =
+            Share { calls: Arc::new(Semaphore::new(self.calls)), streams: Arc::new(Semaphore::new(self.streams)) };
         all.insert(principal.clone(), share.clone());
         share
     }

@@ -42,11 +42,8 @@ async fn receive(host: &Host, admitted: &Admitted, parts: &Parts, body: HttpBody
         return Err(GateError::NotAcceptable);
     }
     let session_id = single(headers, "mcp-session-id")?;
-    let (version, method, name) = (
-        single(headers, "mcp-protocol-version")?,
-        single(headers, "mcp-method")?,
-        single(headers, "mcp-name")?,
-    );
+    let (version, method, name) =
+        (single(headers, "mcp-protocol-version")?, single(headers, "mcp-method")?, single(headers, "mcp-name")?);
     let limits = &host.settings.limits;
     check_length(headers, limits.body_bytes)?;
     let arriving = tokio::time::timeout(limits.body_timeout, collect(body, limits.body_bytes));

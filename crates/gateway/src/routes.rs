@@ -28,7 +28,7 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
                 Err(absent) => CallError::from(absent).response(None),
                 Ok(_) => match parts.method {
                     Method::POST => post::post(host, admitted, &parts, body).await,
-                    Method::GET => session::stream(host, admitted, &parts),
+                    Method::GET => session::stream(host, &admitted, &parts),
                     Method::DELETE => session::end(&host, &admitted, &parts),
                     _ => GateError::Method.response(),
                 },

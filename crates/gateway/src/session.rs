@@ -82,11 +82,9 @@ pub(crate) async fn request(
                 session.subscribe(&uri);
             }
         }
-        "resources/unsubscribe" => {
-            if unsubscribed_here(&host, admitted, &session, &message).await {
-                reply.finish(empty_result(&message)).await;
-                return None;
-            }
+        "resources/unsubscribe" if unsubscribed_here(&host, admitted, &session, &message).await => {
+            reply.finish(empty_result(&message)).await;
+            return None;
         }
         _ => {}
     }
@@ -94,7 +92,14 @@ pub(crate) async fn request(
     None
 }
 
-fn spawn_call(host: Arc<Host>, admitted: &Admitted, session: Arc<Session>, message: Message, level: Option<Level>, reply: Reply) {
+fn spawn_call(
+    host: Arc<Host>,
+    admitted: &Admitted,
+    session: Arc<Session>,
+    message: Message,
+    level: Option<Level>,
+    reply: Reply,
+) {
     let permit = host.shares.permit(admitted);
     stdx::task::spawn("legacy call", async move {
         let permit = match permit {
@@ -165,8 +170,8 @@ fn empty_result(message: &Message) -> bridge::Delivery {
 }
 
 /// The GET stream of a session: what the server says without being asked.
-pub(crate) fn stream(host: Arc<Host>, admitted: Admitted, parts: &Parts) -> Response<Body> {
-    let session = match named(&host, &admitted, parts) {
+pub(crate) fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Response<Body> {
+    let session = match named(&host, admitted, parts) {
         Ok(Some(session)) => session,
         Ok(None) => return GateError::NoStreamWithoutSession.response(),
         Err(error) => return error.response(),
@@ -174,7 +179,7 @@ pub(crate) fn stream(host: Arc<Host>, admitted: Admitted, parts: &Parts) -> Resp
     if !Accepts::of(&parts.headers).events {
         return GateError::NoEvents.response();
     }
-    let place = match host.shares.stream(&admitted) {
+    let place = match host.shares.stream(admitted) {
         Ok(place) => place,
         Err(error) => return error.response(),
     };

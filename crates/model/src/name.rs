@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a valid name: use 1 to 64 of the characters a-z, A-Z, 0-9, '.', '_' and '-', beginning with a letter or digit")]
+#[error(
+    "{text:?} is not a valid name: use 1 to 64 of the characters a-z, A-Z, 0-9, '.', '_' and '-', beginning with a letter or digit"
+)]
 pub struct BadName {
     text: String,
 }

@@ -19,8 +19,7 @@ pub fn unix_ms() -> i64 {
 
 /// `unix_ms` as RFC 3339 in UTC with milliseconds, for people and JSON.
 pub fn rfc3339(unix_ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(unix_ms)
-        .map_or_else(|_| format!("{unix_ms}ms"), |t| format!("{t:.3}"))
+    jiff::Timestamp::from_millisecond(unix_ms).map_or_else(|_| format!("{unix_ms}ms"), |t| format!("{t:.3}"))
 }
 
 /// Unix milliseconds of an RFC 3339 text; `None` where it is none.

@@ -13,19 +13,19 @@ use wire::message::Message;
 use wire::scan::Place;
 
 /// A request of the server arrived.
-pub(crate) fn arrived(instance: &Arc<Instance>, message: Message) {
+pub(crate) fn arrived(instance: &Arc<Instance>, message: &Message) {
     let Some(server_id) = message.id() else { return };
     if message.method() == "ping" {
         return pong(instance, &server_id);
     }
     if instance.era == Era::Modern {
-        return out_of_place(instance, &message, &server_id);
+        return out_of_place(instance, message, &server_id);
     }
     let Some(capability) = needed(message.method()) else {
         return refuse(instance, &server_id, "the client does not know this method");
     };
     match addressee(instance, capability) {
-        Some(session) => ask(instance, &session, &message, &server_id),
+        Some(session) => ask(instance, &session, message, &server_id),
         None => {
             let text = format!("{} was refused: no client of this process can answer it", message.method());
             instance.context.log.add(instance.id, LogSource::Host, &text);
@@ -89,13 +89,12 @@ pub(crate) fn taken_back(instance: &Instance, message: &Message) {
     let server_id = message.raw(request.value);
     for session in instance.context.sessions() {
         if let Some(id) = session.forget_ask(instance.id, server_id) {
-            let body = format!(
-                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#
-            );
-            if !session.try_stream(body.clone().into_bytes()) {
-                if let Some((_, waiting)) = newest_call(&instance.calls(), &session) {
-                    waiting.mailbox.push(Item::Ask(body.into_bytes()));
-                }
+            let body =
+                format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#);
+            if !session.try_stream(body.clone().into_bytes())
+                && let Some((_, waiting)) = newest_call(&instance.calls(), &session)
+            {
+                waiting.mailbox.push(Item::Ask(body.into_bytes()));
             }
         }
     }

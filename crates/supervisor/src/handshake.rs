@@ -58,7 +58,8 @@ pub(crate) async fn greet(instance: &Arc<Instance>, introduction: &Introduction)
     };
     pending.finish();
     let result = outcome?;
-    let greeting = Greeting::new(instance.era(), result).ok_or(HandshakeError::Invalid("required members are missing"))?;
+    let greeting =
+        Greeting::new(instance.era(), result).ok_or(HandshakeError::Invalid("required members are missing"))?;
     if instance.era() == Era::Legacy {
         instance.send(greeting::initialized_line()).map_err(|e| HandshakeError::Ended(e.to_string()))?;
     }

@@ -233,11 +233,11 @@ impl Hosted {
     /// What the process is told: a session's own process hears exactly what the session's client said.
     fn introduction(&self, key: &Key, caller: &Caller, session: Option<&Arc<Session>>) -> Introduction {
         let mut introduction = Introduction::as_host(key.profile.clone());
-        if self.spec.mode == Mode::PerSession {
-            if let (Some(session), Some(client_info)) = (session, &caller.client_info) {
-                introduction.client_info = client_info.clone();
-                introduction.revision = session.revision().max(Revision::V20241105);
-            }
+        if self.spec.mode == Mode::PerSession
+            && let (Some(session), Some(client_info)) = (session, &caller.client_info)
+        {
+            introduction.client_info = client_info.clone();
+            introduction.revision = session.revision().max(Revision::V20241105);
         }
         introduction
     }

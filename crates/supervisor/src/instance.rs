@@ -312,7 +312,7 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver) ->
         }
         while let Some(line) = lines.next(&mut buffer) {
             match line {
-                Ok(line) => route::line(&instance, line),
+                Ok(line) => route::line(&instance, &line),
                 Err(too_long) => return ReadEnd::LineTooLong { limit: too_long.limit },
             }
         }

@@ -32,10 +32,17 @@ pub struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
     Everyone,
-    Principal { principal: Principal, client: String },
+    Principal {
+        principal: Principal,
+        client: String,
+    },
     Session(String),
     /// A place in an exclusive pool.
-    Pool { principal: Principal, client: String, place: u32 },
+    Pool {
+        principal: Principal,
+        client: String,
+        place: u32,
+    },
 }
 
 /// What a process is told that serves many clients with unlike abilities.

@@ -113,10 +113,10 @@ impl Book {
         if self.file.is_none() {
             self.file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path).ok();
         }
-        if let Some(file) = &mut self.file {
-            if file.write_all(text.as_bytes()).is_ok() {
-                self.written += text.len() as u64;
-            }
+        if let Some(file) = &mut self.file
+            && file.write_all(text.as_bytes()).is_ok()
+        {
+            self.written += text.len() as u64;
         }
     }
 }

@@ -55,8 +55,7 @@ enum Turn {
 
 impl Writer {
     pub(crate) fn new(stdin: pipe::Sender, limit: usize) -> Self {
-        let state =
-            State { stdin: Some(Arc::new(stdin)), queue: VecDeque::new(), sent: 0, queued: 0, taken: false };
+        let state = State { stdin: Some(Arc::new(stdin)), queue: VecDeque::new(), sent: 0, queued: 0, taken: false };
         Self { state: Mutex::new(state), handed_over: Notify::new(), closed: CancellationToken::new(), limit }
     }
 

@@ -33,11 +33,13 @@ pub(crate) async fn probe(hosted: &Hosted) -> Result<Finding, String> {
     let took = asked.elapsed();
     let proven = matches!(legacy, Attempt::Answered { .. });
     // Silence is only proof if the program could have answered in that time: a first `npx` installs for longer.
-    if matches!(first, Attempt::Silent) && proven && took * 2 > wait {
-        if let Attempt::Answered { greeting } = attempt(hosted, Era::Modern, took * 2 + wait).await? {
-            let discovered = Some(String::from_utf8_lossy(&greeting).into_owned());
-            return Ok(Finding { verdict: Verdict::Dual, discovered, proven: true });
-        }
+    if matches!(first, Attempt::Silent)
+        && proven
+        && took * 2 > wait
+        && let Attempt::Answered { greeting } = attempt(hosted, Era::Modern, took * 2 + wait).await?
+    {
+        let discovered = Some(String::from_utf8_lossy(&greeting).into_owned());
+        return Ok(Finding { verdict: Verdict::Dual, discovered, proven: true });
     }
     Ok(Finding { verdict: Verdict::Legacy, discovered: None, proven })
 }

@@ -79,13 +79,7 @@ impl Supervisor {
             tracing::warn!(processes = left, "ended processes that an earlier daemon had left");
         }
         let epoch = next_epoch(&store).await?;
-        let shared = Shared {
-            settings,
-            store,
-            epoch,
-            instance_ids: AtomicU64::new(0),
-            slots: AtomicU32::new(0),
-        };
+        let shared = Shared { settings, store, epoch, instance_ids: AtomicU64::new(0), slots: AtomicU32::new(0) };
         let supervisor = Self {
             inner: Arc::new(Inner {
                 shared: Arc::new(shared),

@@ -18,14 +18,14 @@ use wire::scan::{self, Kind, Limits, Place, Side};
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// Routes one line.
-pub(crate) fn line(instance: &Arc<Instance>, line: Bytes) {
+pub(crate) fn line(instance: &Arc<Instance>, line: &Bytes) {
     let limits = Limits { bytes: instance.context.limits.line_bytes, depth: 128 };
     if line.first() == Some(&b'[') {
-        return array(instance, &line, &limits);
+        return array(instance, line, &limits);
     }
     match Message::parse(line.clone(), Side::Server, &limits) {
         Ok(message) => dispatch(instance, message),
-        Err(error) => unreadable(instance, &line, &error),
+        Err(error) => unreadable(instance, line, &error),
     }
 }
 
@@ -45,7 +45,7 @@ fn dispatch(instance: &Arc<Instance>, message: Message) {
     match message.shape() {
         Shape::Success | Shape::Failure => answer(instance, message),
         Shape::Notification => notification(instance, message),
-        Shape::Request => asks::arrived(instance, message),
+        Shape::Request => asks::arrived(instance, &message),
     }
 }
 
@@ -69,11 +69,11 @@ fn unreadable(instance: &Instance, line: &Bytes, error: &BadMessage) {
         let mut calls = instance.calls();
         let named: Vec<u64> =
             calls.waiting.keys().copied().filter(|id| names(line, id.to_string().as_bytes())).collect();
-        if let [id] = named[..] {
-            if let Some(waiting) = calls.waiting.remove(&id) {
-                let server = &instance.context.server;
-                waiting.mailbox.push(Item::Garbled(format!("the server {server} sent an invalid answer: {error}")));
-            }
+        if let [id] = named[..]
+            && let Some(waiting) = calls.waiting.remove(&id)
+        {
+            let server = &instance.context.server;
+            waiting.mailbox.push(Item::Garbled(format!("the server {server} sent an invalid answer: {error}")));
         }
     }
     junk(instance, line);
@@ -119,21 +119,23 @@ fn log_message(instance: &Instance, message: Message) {
     let level = message.text(Place::Params, "level").and_then(|name| Level::parse(&name));
     if !instance.context.shared {
         let calls = instance.calls();
-        if let Some(waiting) = only(&calls) {
-            if waiting.wish.wants(level) {
-                waiting.mailbox.push(Item::Note(message));
-                return;
-            }
+        if let Some(waiting) = only(&calls)
+            && waiting.wish.wants(level)
+        {
+            waiting.mailbox.push(Item::Note(message));
+            return;
         }
         drop(calls);
         let body = bridge::notification(&message, None, None);
         let wanting = |s: &Arc<Session>| s.level().is_none_or(|least| level.is_none_or(|l| l >= least));
-        let told = instance.context.sessions().into_iter().filter(wanting).filter(|s| s.try_stream(body.clone())).count();
+        let told =
+            instance.context.sessions().into_iter().filter(wanting).filter(|s| s.try_stream(body.clone())).count();
         if told > 0 {
             return;
         }
     }
-    let params = message.member(Place::Root, "params").map(|m| String::from_utf8_lossy(message.raw(m.value)).into_owned());
+    let params =
+        message.member(Place::Root, "params").map(|m| String::from_utf8_lossy(message.raw(m.value)).into_owned());
     instance.context.log.add(instance.id, LogSource::Message, &params.unwrap_or_default());
 }
 

@@ -336,9 +336,16 @@ impl Sessions {
     }
 
     /// The session, if it is this principal's at this server. Another's looks like none (E120, E124, E125).
-    pub(crate) fn find(&self, id: &str, principal: &Principal, client: &str, server: &ServerName) -> Option<Arc<Session>> {
+    pub(crate) fn find(
+        &self,
+        id: &str,
+        principal: &Principal,
+        client: &str,
+        server: &ServerName,
+    ) -> Option<Arc<Session>> {
         let session = self.table().by_id.get(id)?.clone();
-        let own = session.caller.principal == *principal && session.caller.client == client && session.server == *server;
+        let own =
+            session.caller.principal == *principal && session.caller.client == client && session.server == *server;
         own.then_some(session)
     }
 

@@ -90,9 +90,15 @@ pub(crate) enum State {
     Starting,
     Ready(Arc<Instance>),
     /// Died; the next start comes at `until`.
-    Waiting { until: Instant, reason: String },
+    Waiting {
+        until: Instant,
+        reason: String,
+    },
     /// Cannot be started, or dies again and again. Callers are told at once; the next try comes at `until`.
-    Failing { until: Instant, reason: String },
+    Failing {
+        until: Instant,
+        reason: String,
+    },
     Stopped,
 }
 
@@ -176,7 +182,8 @@ impl Slot {
         }
         let wait = self.context.limits.ready_wait;
         let mut states = self.state.subscribe();
-        let settled = tokio::time::timeout(wait, states.wait_for(|s| !matches!(s, State::Starting | State::Waiting { .. })));
+        let settled =
+            tokio::time::timeout(wait, states.wait_for(|s| !matches!(s, State::Starting | State::Waiting { .. })));
         let server = self.context.server.clone();
         match settled.await {
             Err(_elapsed) => Err(Absent::Slow { server, waited: wait }),
@@ -244,7 +251,10 @@ impl Slot {
 enum End {
     Ordered(Order),
     /// Unasked. `since` is when it had become ready.
-    Died { since: Option<Instant>, reason: String },
+    Died {
+        since: Option<Instant>,
+        reason: String,
+    },
 }
 
 /// The slot's task: one life after another until it is told to stop.
@@ -262,7 +272,11 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
                 let note = format!("{reason}; next start in {} ms", next.delay.as_millis());
                 slot.context.log.add(0, LogSource::Host, &note);
                 let until = monotonic() + next.delay;
-                slot.set(if next.failing { State::Failing { until, reason } } else { State::Waiting { until, reason } });
+                slot.set(if next.failing {
+                    State::Failing { until, reason }
+                } else {
+                    State::Waiting { until, reason }
+                });
                 if let Ok(Order::Stop) = tokio::time::timeout(next.delay, slot.orders.next()).await {
                     break;
                 }

@@ -85,7 +85,9 @@ pub(crate) async fn end_leftovers(identity: &str) -> usize {
         let ended = blocking(move || {
             let own = i32::try_from(std::process::id()).unwrap_or(0);
             let left: Vec<Member> = all()
-                .filter(|s| !s.zombie && s.pid != own && environment_has(s.pid, |entry| entry.starts_with(prefix.as_bytes())))
+                .filter(|s| {
+                    !s.zombie && s.pid != own && environment_has(s.pid, |entry| entry.starts_with(prefix.as_bytes()))
+                })
                 .map(|s| Member { pid: s.pid, started: s.started })
                 .collect();
             left.iter().filter(|member| send(**member, Signal::KILL)).count()

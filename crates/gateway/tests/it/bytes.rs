@@ -3,7 +3,8 @@
 use crate::host::{Host, server};
 use testkit::{Client, MODERN};
 
-const ODD_JSON: &str = r#"{"n":1234567890123456789012345,"price":1.10,"e":1E5,"unknown":{"z":[],"a":"\u00e9 \/ é"},"spaced" : [ 1 , 2 ]}"#;
+const ODD_JSON: &str =
+    r#"{"n":1234567890123456789012345,"price":1.10,"e":1E5,"unknown":{"z":[],"a":"\u00e9 \/ é"},"spaced" : [ 1 , 2 ]}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_fields_and_number_spellings_survive_in_both_eras() {
@@ -55,7 +56,13 @@ async fn modern_echo(client: &Client, id: &str) -> (u16, bytes::Bytes) {
     let body = format!(
         r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{ODD_JSON},"_meta":{meta}}}}}"#
     );
-    let headers = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "echo"), ("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
+    let headers = [
+        ("mcp-protocol-version", MODERN),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "echo"),
+        ("content-type", "application/json"),
+        ("accept", "application/json, text/event-stream"),
+    ];
     let response = client.post("/mcp/every", &headers, body).await.unwrap();
     (response.status, response.body)
 }

@@ -49,7 +49,8 @@ async fn e93_unknown_methods_are_404_and_removed_ones_too() {
         let host = Host::open(vec![server("every", "everything", &[flag])]).await;
         let client = host.client();
         for method in ["no/such", "initialize", "ping", "logging/setLevel", "resources/subscribe"] {
-            let (status, answer) = client.modern_call("every", method, json!({"level":"info","uri":"a:b"})).await.unwrap();
+            let (status, answer) =
+                client.modern_call("every", method, json!({"level":"info","uri":"a:b"})).await.unwrap();
             assert_eq!((status, &answer["error"]["code"]), (404, &json!(-32601)), "{flag} {method}: {answer}");
         }
         host.stop().await;
@@ -111,7 +112,8 @@ async fn e193_log_messages_come_only_to_requests_that_ask_for_them() {
 async fn e88_an_unknown_version_is_400_with_the_list() {
     let host = Host::open(vec![server("every", "everything", &["--legacy"])]).await;
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
-    let headers = [("content-type", "application/json"), ("mcp-protocol-version", "2099-01-01"), ("mcp-method", "tools/list")];
+    let headers =
+        [("content-type", "application/json"), ("mcp-protocol-version", "2099-01-01"), ("mcp-method", "tools/list")];
     let response = host.client().post("/mcp/every", &headers, body).await.unwrap();
     let answer = response.json().unwrap();
     assert_eq!((response.status, &answer["error"]["code"]), (400, &json!(-32022)), "{answer}");
@@ -124,7 +126,8 @@ async fn e48_headers_that_disagree_with_the_body_are_refused() {
     let host = Host::open(vec![server("every", "everything", &["--legacy"])]).await;
     let client = host.client();
     let (headers, body) = client.modern_request("tools/call", json!({"name":"echo","arguments":{}}), &[]);
-    for (wrong, value) in [("mcp-method", "tools/list"), ("mcp-name", "other"), ("mcp-protocol-version", "2025-11-25")] {
+    for (wrong, value) in [("mcp-method", "tools/list"), ("mcp-name", "other"), ("mcp-protocol-version", "2025-11-25")]
+    {
         let headers: Vec<(&str, &str)> = headers
             .iter()
             .map(|(name, given)| (name.as_str(), if name.eq_ignore_ascii_case(wrong) { value } else { given.as_str() }))
