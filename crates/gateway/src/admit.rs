@@ -3,7 +3,7 @@
 use crate::error::GateError;
 use crate::listen::Host;
 use crate::settings::{Auth, Settings};
-use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use model::{Principal, ServerName};
 
@@ -26,22 +26,30 @@ impl Admitted {
 
 /// Host and Origin, for every method and path (E17–E19).
 pub(crate) fn check_names(settings: &Settings, parts: &Parts) -> Result<(), GateError> {
+    let (named, origin) = (only(parts, HOST, "Host")?, only(parts, ORIGIN, "Origin")?);
     let host = parts
         .uri
         .authority()
         .map(http::uri::Authority::as_str)
-        .or_else(|| parts.headers.get(HOST).and_then(|value| value.to_str().ok()))
+        .or_else(|| named.and_then(|value| value.to_str().ok()))
         .unwrap_or_default();
     if !host_allowed(settings, host) {
         return Err(GateError::Host(shown(host)));
     }
-    match parts.headers.get(ORIGIN) {
+    match origin {
         None => Ok(()),
         Some(origin) => match origin.to_str() {
             Ok(origin) if origin_allowed(settings, origin) => Ok(()),
             _ => Err(GateError::Origin(shown(&String::from_utf8_lossy(origin.as_bytes())))),
         },
     }
+}
+
+/// The one value of a header. Two would let what stands in front of us judge one, and us the other.
+fn only<'a>(parts: &'a Parts, name: HeaderName, shown: &'static str) -> Result<Option<&'a HeaderValue>, GateError> {
+    let mut values = parts.headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() { Err(GateError::Repeated(shown)) } else { Ok(first) }
 }
 
 /// Who is calling which server.
@@ -62,11 +70,7 @@ pub(crate) fn admit(host: &Host, parts: &Parts, server: ServerName) -> Result<Ad
 }
 
 fn bearer(parts: &Parts) -> Result<&str, GateError> {
-    let mut values = parts.headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().ok_or(GateError::NoToken)?;
-    if values.next().is_some() {
-        return Err(GateError::Repeated("Authorization"));
-    }
+    let value = only(parts, AUTHORIZATION, "Authorization")?.ok_or(GateError::NoToken)?;
     let text = value.to_str().map_err(|_| GateError::BadToken)?;
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Wish};
+use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Wish};
 use wire::bridge::{self, Delivery, Leg, Stated};
 use wire::era::Era;
 use wire::message::Message;
@@ -47,11 +47,7 @@ const TRIES: usize = 3;
 
 /// Carries one permitted call to an instance and back.
 pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut reply: Reply) {
-    let outcome = match host.supervisor.hosted(permit.server()) {
-        Ok(hosted) => exchange(&host, &hosted, &asked, &mut reply).await,
-        Err(absent) => Err(absent.into()),
-    };
-    match outcome {
+    match carried(&host, &permit, &asked, &mut reply).await {
         Ok(End::Answer(delivery)) => reply.finish(delivery).await,
         Ok(End::Silence) => reply.close(),
         Err(error) => {
@@ -60,6 +56,17 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut repl
                 reply.header("retry-after", value);
             }
             reply.finish(error.delivery(Some(&asked.id()))).await;
+        }
+    }
+}
+
+/// The exchange with the generation of the server that is current; with the next one if it was replaced meanwhile.
+async fn carried(host: &Host, permit: &Permit, asked: &Asked, reply: &mut Reply) -> Result<End, CallError> {
+    loop {
+        let hosted = host.supervisor.hosted(permit.server())?;
+        match exchange(host, &hosted, asked, reply).await {
+            Err(CallError::Absent(Absent::Stopped(_))) if host.supervisor.replaced(&hosted) => {}
+            outcome => return outcome,
         }
     }
 }

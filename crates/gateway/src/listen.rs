@@ -99,10 +99,13 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = silent(&begun, patience) => return,
-        () = stopping.cancelled() => {
+        // Who has asked nothing yet is not waited for.
+        () = stopping.cancelled() => if begun.load(Ordering::Relaxed) {
             served.as_mut().graceful_shutdown();
             served.await
-        }
+        } else {
+            return;
+        },
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended with an error");

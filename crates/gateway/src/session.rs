@@ -11,11 +11,12 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use std::sync::Arc;
-use supervisor::{Level, Session};
+use supervisor::{Level, Messages, Session};
 use tokio::sync::mpsc;
 use wire::bridge;
 use wire::era::Era;
 use wire::message::{Message, Shape};
+use wire::method;
 use wire::scan::Place;
 use wire::sse;
 
@@ -81,6 +82,11 @@ pub(crate) async fn request(
             if let Some(uri) = message.text(Place::Params, "uri") {
                 session.subscribe(&uri);
             }
+        }
+        // A modern server would take it for a request of its own era.
+        modern if method::find(modern).is_some_and(|row| !row.legacy) => {
+            fail(reply, &CallError::NotInSession(modern.to_owned()), message.id().as_deref()).await;
+            return None;
         }
         "resources/unsubscribe" if unsubscribed_here(&host, admitted, &session, &message).await => {
             reply.finish(empty_result(&message)).await;
@@ -194,7 +200,7 @@ pub(crate) fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Res
 }
 
 /// Carries messages to a GET stream until the session, the client or the host ends it.
-async fn feed(host: &Host, session: &Session, mut messages: mpsc::Receiver<Vec<u8>>, events: mpsc::Sender<Bytes>) {
+async fn feed(host: &Host, session: &Session, mut messages: Messages, events: mpsc::Sender<Bytes>) {
     let limits = &host.settings.limits;
     let mut next = Bytes::from_static(sse::KEEP_ALIVE);
     loop {
@@ -202,7 +208,7 @@ async fn feed(host: &Host, session: &Session, mut messages: mpsc::Receiver<Vec<u
             return;
         }
         next = tokio::select! {
-            message = messages.recv() => match message {
+            message = messages.next() => match message {
                 Some(message) => {
                     let mut event = Vec::with_capacity(message.len() + 32);
                     sse::event(&mut event, &message);

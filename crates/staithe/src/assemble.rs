@@ -91,7 +91,7 @@ pub(crate) async fn assemble(
         servers_dir: state.servers(),
         identity: state.identity()?,
         public_url: listening.public.clone(),
-        limits: config.hosting.clone(),
+        limits: supervisor::Limits { drain: config.serving.drain, ..config.hosting.clone() },
     };
     let supervisor = Supervisor::start(store.clone(), settings).await;
     let supervisor = supervisor.map_err(|error| fault::because("start the servers", &error, ""))?;

@@ -302,7 +302,7 @@ const KEYS: &[Key] = &[
     Key { name: "limits.instances", why: "Processes in all.", field: |c| Field::Count(&mut c.hosting.instances) },
     Key {
         name: "limits.pool",
-        why: "Processes of one server in the mode `exclusive`.",
+        why: "Processes of one principal and client in the mode `exclusive`.",
         field: |c| Field::Count(&mut c.hosting.pool),
     },
     Key {

@@ -6,17 +6,20 @@ use model::Problem;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT, from now on. Until the first `next`, one that comes is kept.
+/// SIGTERM, SIGINT and SIGHUP, from now on. Until the first `next`, one that comes is kept.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal was closed. `None` under `nohup`, which asked to live on.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     /// Begins to listen; from here on the signals no longer kill the process.
     pub(crate) fn listen() -> Result<Self, Problem> {
         let listen = |kind| signal(kind).map_err(|error| fault::because("listen to signals", &error, ""));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let hangup = if hangup_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, hangup })
     }
 
     /// The next signal's name.
@@ -24,8 +27,33 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            () = hung_up(self.hangup.as_mut()) => "SIGHUP",
         }
     }
+
+    /// The next signal by which somebody insists. A terminal that closes sends SIGHUP more than once.
+    async fn again(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Done at the next SIGHUP.
+async fn hung_up(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started us let SIGHUP be ignored.
+fn hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Signal 1 is the lowest bit.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Serves until a signal, then stops in order: calls drain, instances stop, the operator socket goes last. A second
@@ -40,7 +68,7 @@ pub(crate) async fn serve_until_signal(mut host: Host, signals: &mut Signals) ->
     }
     tokio::select! {
         () = host.stop() => Ok(ExitCode::SUCCESS),
-        name = signals.next() => {
+        name = signals.again() => {
             tracing::warn!(signal = name, "asked again: ending at once");
             Ok(ExitCode::FAILURE)
         }

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::Store;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -32,7 +33,7 @@ const VERDICT_DAYS_MS: i64 = 7 * 24 * 3600 * 1000;
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
-    pub(crate) epoch: u64,
+    pub(crate) request_ids: Arc<AtomicU64>,
     pub(crate) instance_ids: AtomicU64,
     /// Slots that exist, over all servers.
     pub(crate) slots: AtomicU32,
@@ -53,6 +54,8 @@ pub struct Hosted {
     /// Throw-away processes at work.
     probes: TaskTracker,
     retired: CancellationToken,
+    /// An operator does not want to wait for the next check.
+    recheck: Notify,
 }
 
 /// A verdict at hand.
@@ -101,6 +104,7 @@ impl Hosted {
             pools: Mutex::default(),
             probes: TaskTracker::new(),
             retired: CancellationToken::new(),
+            recheck: Notify::new(),
         }
     }
 
@@ -378,12 +382,17 @@ impl Hosted {
             };
             match outcome {
                 Ok(()) => return self.found(Checked::Works),
-                Err(reason) => self.found(Checked::Trouble(reason)),
+                Err(reason) => {
+                    self.log.add(0, LogSource::Host, &format!("does not start: {reason}"));
+                    self.found(Checked::Trouble(reason));
+                }
             }
             attempt += 1;
             let wait = stdx::backoff::delay(Duration::from_secs(1), Duration::from_secs(60), attempt, 1.0);
-            if tokio::time::timeout(wait, self.retired.cancelled()).await.is_ok() {
-                return;
+            tokio::select! {
+                () = self.retired.cancelled() => return,
+                () = self.recheck.notified() => attempt = 0,
+                () = tokio::time::sleep(wait) => {}
             }
             if matches!(self.checked(), Checked::Works) {
                 return;
@@ -417,6 +426,7 @@ impl Hosted {
 
     /// Replaces every process; how many there were.
     pub(crate) fn restart(&self) -> u32 {
+        self.recheck.notify_one();
         let slots = self.all_slots();
         slots.iter().for_each(|slot| slot.order(Order::Restart));
         u32::try_from(slots.len()).unwrap_or(u32::MAX)
@@ -466,8 +476,8 @@ impl Hosted {
         &self.shared.settings
     }
 
-    pub(crate) fn epoch(&self) -> u64 {
-        self.shared.epoch
+    pub(crate) fn request_ids(&self) -> &Arc<AtomicU64> {
+        &self.shared.request_ids
     }
 
     pub(crate) fn log(&self) -> &Arc<ServerLog> {

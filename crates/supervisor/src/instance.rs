@@ -9,7 +9,7 @@ use crate::slot::Context;
 use bytes::{Bytes, BytesMut};
 use model::{Blame, ServerName};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -68,7 +68,6 @@ pub struct Instance {
     pub(crate) context: Arc<Context>,
     writer: Writer,
     calls: Mutex<Calls>,
-    next_id: AtomicU64,
     greeting: OnceLock<Greeting>,
     last_stderr: Mutex<Option<String>>,
     level: tokio::sync::Mutex<Option<Level>>,
@@ -89,8 +88,15 @@ pub(crate) struct Waiting {
     client_id: Bytes,
 }
 
+impl Waiting {
+    /// Our own handshakes have no client, and so no client's id.
+    pub(crate) fn of_a_client(&self) -> bool {
+        !self.client_id.is_empty()
+    }
+}
+
 impl Instance {
-    /// `first_id` begins the request ids of this process: no other process, and no later daemon, uses them again.
+    /// Around a process that was just started.
     pub(crate) fn new(id: u64, pid: u32, era: Era, stdin: pipe::Sender, context: Arc<Context>) -> Self {
         Self {
             id,
@@ -98,7 +104,6 @@ impl Instance {
             era,
             started_at_ms: stdx::clock::unix_ms(),
             writer: Writer::new(stdin, context.limits.queue_bytes),
-            next_id: AtomicU64::new((context.epoch << 32) | 1),
             context,
             calls: Mutex::default(),
             greeting: OnceLock::new(),
@@ -129,7 +134,7 @@ impl Instance {
 
     /// Registers a call before it is sent. `client_id` is the request id as the client spelled it.
     pub fn begin(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
         let mailbox = Arc::new(Mailbox::new(self.context.limits.mailbox_bytes));
         let mut calls = self.calls();
         match &calls.ended {
@@ -227,9 +232,9 @@ impl Instance {
         *self.last_stderr.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
     }
 
-    pub(crate) fn report(&self, status: String) -> ExitReport {
+    pub(crate) fn report(&self, status: String, asked: bool) -> ExitReport {
         let last_stderr = self.last_stderr.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        ExitReport { server: self.context.server.clone(), status, last_stderr }
+        ExitReport { server: self.context.server.clone(), status, last_stderr, asked }
     }
 
     /// Nothing will answer any more: every waiting call, and every later one, is told so.

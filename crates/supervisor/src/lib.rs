@@ -35,5 +35,5 @@ pub use level::Level;
 pub use log::ServerLog;
 pub use mailbox::{ExitReport, Item};
 pub use reconcile::{NotHosted, ReconcileError, StartError, Supervisor};
-pub use session::{NoSession, Opening, Outbound, Session};
+pub use session::{Messages, NoSession, Opening, Outbound, Session};
 pub use settings::{Limits, Settings};

@@ -34,6 +34,8 @@ pub struct ExitReport {
     pub status: String,
     /// The last line on stderr, at most 500 bytes.
     pub last_stderr: Option<String>,
+    /// It ended because staithe was told to end it: a restart, a stop, or the end of the host.
+    pub asked: bool,
 }
 
 impl fmt::Display for ExitReport {
@@ -67,6 +69,8 @@ impl Mailbox {
 
     /// Adds `item`. Where notifications exceed the limit, the oldest notification goes (E153: keep the last).
     pub(crate) fn push(&self, item: Item) {
+        // A note may wait for its slow caller, so it must hold no more memory than is counted.
+        let item = if let Item::Note(message) = item { Item::Note(message.detached()) } else { item };
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         inbox.bytes += size(&item);
         inbox.items.push_back(item);

@@ -79,7 +79,8 @@ impl Supervisor {
             tracing::warn!(processes = left, "ended processes that an earlier daemon had left");
         }
         let epoch = next_epoch(&store).await?;
-        let shared = Shared { settings, store, epoch, instance_ids: AtomicU64::new(0), slots: AtomicU32::new(0) };
+        let request_ids = Arc::new(AtomicU64::new((epoch << 32) | 1));
+        let shared = Shared { settings, store, request_ids, instance_ids: AtomicU64::new(0), slots: AtomicU32::new(0) };
         let supervisor = Self {
             inner: Arc::new(Inner {
                 shared: Arc::new(shared),
@@ -144,6 +145,11 @@ impl Supervisor {
     /// The server of this name.
     pub fn hosted(&self, name: &ServerName) -> Result<Arc<Hosted>, Absent> {
         self.entry(name).map(|entry| entry.hosted).ok_or_else(|| Absent::Unknown(name.clone()))
+    }
+
+    /// Whether another generation has taken the place of this one, so that asking again is worth it.
+    pub fn replaced(&self, hosted: &Arc<Hosted>) -> bool {
+        self.entry(&hosted.spec().name).is_some_and(|current| !Arc::ptr_eq(&current.hosted, hosted))
     }
 
     /// Replaces every process of a server; sessions stay valid. How many processes there were.

@@ -54,7 +54,9 @@ fn answer(instance: &Instance, message: Message) {
     let waiting = id.and_then(|id| instance.calls().waiting.remove(&id));
     match waiting {
         Some(waiting) => {
-            instance.context.counters.calls.fetch_add(1, Ordering::Relaxed);
+            if waiting.of_a_client() {
+                instance.context.counters.calls.fetch_add(1, Ordering::Relaxed);
+            }
             waiting.mailbox.push(Item::Answer(message));
         }
         // Late after a cancel, or an id that we never gave.

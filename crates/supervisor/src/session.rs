@@ -7,7 +7,7 @@ use bytes::Bytes;
 use model::report::SessionReport;
 use model::{Blame, Principal, ServerName};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -19,8 +19,12 @@ use wire::message::Message;
 
 /// Messages that wait for the session's next GET stream; the oldest go first.
 const KEPT: usize = 32;
+/// Bytes that wait for it.
+const KEPT_BYTES: usize = 64 << 10;
 /// Messages that a GET stream may be behind.
 const STREAM: usize = 256;
+/// Bytes that it may be behind. One message is always taken, however large.
+const STREAM_BYTES: usize = 4 << 20;
 /// Requests of servers that a client may leave unanswered.
 const ASKS: usize = 64;
 
@@ -85,11 +89,64 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 struct State {
-    stream: Option<mpsc::Sender<Outbound>>,
+    stream: Option<Stream>,
     kept: VecDeque<Outbound>,
     level: Option<Level>,
     subscriptions: HashSet<String>,
     asks: HashMap<u64, Ask>,
+}
+
+/// The sending end of a GET stream.
+#[derive(Debug)]
+struct Stream {
+    sender: mpsc::Sender<Outbound>,
+    /// Bytes that were sent and not taken yet.
+    behind: Arc<AtomicUsize>,
+}
+
+/// What is sent on a GET stream, for its one reader.
+#[derive(Debug)]
+pub struct Messages {
+    receiver: mpsc::Receiver<Outbound>,
+    behind: Arc<AtomicUsize>,
+}
+
+impl Messages {
+    /// The next message; `None` when the stream has ended. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Outbound> {
+        let message = self.receiver.recv().await?;
+        self.behind.fetch_sub(message.len(), Ordering::Relaxed);
+        Some(message)
+    }
+}
+
+impl Stream {
+    fn new() -> (Self, Messages) {
+        let (sender, receiver) = mpsc::channel(STREAM);
+        let behind = Arc::new(AtomicUsize::new(0));
+        (Self { sender, behind: behind.clone() }, Messages { receiver, behind })
+    }
+
+    /// False if nobody reads it any more. A reader that is too far behind loses the message rather than holding up the
+    /// server or our memory.
+    fn send(&self, message: Outbound) -> bool {
+        if self.sender.is_closed() {
+            return false;
+        }
+        let (size, behind) = (message.len(), self.behind.load(Ordering::Relaxed));
+        if behind > 0 && behind + size > STREAM_BYTES {
+            return true;
+        }
+        // Counted first: the reader may take it at once.
+        self.behind.fetch_add(size, Ordering::Relaxed);
+        match self.sender.try_send(message) {
+            Ok(()) => true,
+            Err(unsent) => {
+                self.behind.fetch_sub(size, Ordering::Relaxed);
+                matches!(unsent, mpsc::error::TrySendError::Full(_))
+            }
+        }
+    }
 }
 
 /// A request of a server that the client has not answered.
@@ -157,14 +214,14 @@ impl Session {
 
     /// Opens the session's GET stream, with what waited for it. An older stream ends: one message goes to one stream
     /// only (E75), and a client that comes back may have left a dead connection behind.
-    pub fn open_stream(&self) -> mpsc::Receiver<Outbound> {
-        let (sender, receiver) = mpsc::channel(STREAM);
+    pub fn open_stream(&self) -> Messages {
+        let (stream, messages) = Stream::new();
         let mut state = self.state();
         for message in state.kept.drain(..) {
-            let _ = sender.try_send(message);
+            stream.send(message);
         }
-        state.stream = Some(sender);
-        receiver
+        state.stream = Some(stream);
+        messages
     }
 
     /// The least severity that its client asked for.
@@ -214,6 +271,10 @@ impl Session {
     pub(crate) fn expect_answer(&self, instance: &Arc<Instance>, server_id: &[u8]) -> Option<u64> {
         let mut state = self.state();
         if state.asks.len() >= ASKS {
+            // What a process asked that has ended meanwhile, nobody waits for.
+            state.asks.retain(|_, ask| ask.instance.strong_count() > 0);
+        }
+        if state.asks.len() >= ASKS {
             return None;
         }
         let id = self.next_ask.fetch_add(1, Ordering::Relaxed);
@@ -233,16 +294,11 @@ impl Session {
     /// Sends on the GET stream if one is open and not too far behind.
     pub(crate) fn try_stream(&self, message: Outbound) -> bool {
         let mut state = self.state();
-        match state.stream.as_ref().map(|stream| stream.try_send(message)) {
-            Some(Ok(())) => true,
-            // A reader that is this far behind loses the message rather than holding up the server.
-            Some(Err(mpsc::error::TrySendError::Full(_))) => true,
-            Some(Err(mpsc::error::TrySendError::Closed(_))) => {
-                state.stream = None;
-                false
-            }
-            None => false,
+        let taken = state.stream.as_ref().is_some_and(|stream| stream.send(message));
+        if !taken {
+            state.stream = None;
         }
+        taken
     }
 
     /// Keeps a message for the next GET stream. One list change is as good as many.
@@ -251,12 +307,14 @@ impl Session {
         if state.kept.contains(&message) {
             return;
         }
-        if state.kept.len() == KEPT {
-            state.kept.pop_front();
+        if message.len() > KEPT_BYTES {
+            return;
         }
-        if message.len() <= 64 << 10 {
-            state.kept.push_back(message);
+        let mut bytes: usize = state.kept.iter().map(Vec::len).sum();
+        while state.kept.len() == KEPT || bytes + message.len() > KEPT_BYTES {
+            bytes -= state.kept.pop_front().map_or(0, |oldest| oldest.len());
         }
+        state.kept.push_back(message);
     }
 
     /// A request came in.
@@ -266,7 +324,7 @@ impl Session {
 
     fn idle_since_ms(&self) -> Option<i64> {
         let mut state = self.state();
-        if state.stream.as_ref().is_some_and(mpsc::Sender::is_closed) {
+        if state.stream.as_ref().is_some_and(|s| s.sender.is_closed()) {
             state.stream = None;
             self.touch();
         }
@@ -298,7 +356,7 @@ impl Session {
             client: self.label.clone(),
             opened_at_ms: self.opened_at_ms,
             last_used_at_ms: self.last_used_ms.load(Ordering::Relaxed),
-            stream: self.state().stream.as_ref().is_some_and(|s| !s.is_closed()),
+            stream: self.state().stream.as_ref().is_some_and(|s| !s.sender.is_closed()),
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Limits {
     pub ready_wait: Duration,
     /// How long a stopping server has after its stdin closed, and again after SIGTERM.
     pub stop_grace: Duration,
+    /// How long calls in flight may finish before a process that is to be replaced or stopped is ended.
+    pub drain: Duration,
     /// An instance without calls, sessions and streams for this long is stopped; the next call starts it again.
     pub idle_ttl: Duration,
     /// Processes of one server.
@@ -62,6 +64,7 @@ impl Default for Limits {
             probe_timeout: Duration::from_secs(5),
             ready_wait: Duration::from_secs(60),
             stop_grace: Duration::from_secs(2),
+            drain: Duration::from_secs(10),
             idle_ttl: Duration::from_secs(15 * 60),
             instances_per_server: 64,
             instances: 256,

@@ -29,7 +29,8 @@ use wire::era::Era;
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) server: ServerName,
-    pub(crate) epoch: u64,
+    /// The next request id: one series for all processes of the host, and another one for each daemon.
+    pub(crate) request_ids: Arc<AtomicU64>,
     pub(crate) limits: Limits,
     pub(crate) log: Arc<ServerLog>,
     pub(crate) counters: Arc<Counters>,
@@ -50,7 +51,7 @@ impl Context {
     pub(crate) fn new(hosted: &Hosted, shared: bool) -> Self {
         Self {
             server: hosted.spec().name.clone(),
-            epoch: hosted.epoch(),
+            request_ids: hosted.request_ids().clone(),
             limits: hosted.settings().limits.clone(),
             log: hosted.log().clone(),
             counters: hosted.counters().clone(),
@@ -305,7 +306,7 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
         },
         end = running.ended() => Err(end),
         order = slot.orders.next() => {
-            running.stop("stopped by an operator").await;
+            running.stop_as_asked().await;
             return End::Ordered(order);
         }
     };
@@ -324,8 +325,8 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
         }
         order = slot.orders.next() => {
             slot.set(State::Starting);
-            running.drain(slot.context.limits.stop_grace).await;
-            running.stop("stopped by an operator").await;
+            running.drain(slot.context.limits.drain).await;
+            running.stop_as_asked().await;
             End::Ordered(order)
         }
     }
@@ -431,7 +432,16 @@ impl Running {
     }
 
     /// Ends the process and its tree, tells every waiting call, and returns how it ended.
-    pub(crate) async fn stop(mut self, why: &str) -> ExitReport {
+    pub(crate) async fn stop(self, why: &str) -> ExitReport {
+        self.end(why, false).await
+    }
+
+    /// The same, where it was asked for: what still waits hears that staithe ended it.
+    async fn stop_as_asked(self) -> ExitReport {
+        self.end("staithe was told to stop it", true).await
+    }
+
+    async fn end(mut self, why: &str, asked: bool) -> ExitReport {
         // What it wrote before it died was said: a moment for the readers to take it in.
         if self.end.is_some() {
             let both = async {
@@ -443,7 +453,7 @@ impl Running {
             let _ = tokio::time::timeout(Duration::from_millis(20), both).await;
         }
         let status = self.end.clone().unwrap_or_else(|| why.to_owned());
-        let report = self.instance.report(status);
+        let report = self.instance.report(status, asked);
         self.instance.fail_all(&report);
         let grace = self.instance.context.limits.stop_grace;
         match &self.end {

@@ -83,6 +83,11 @@ impl Message {
         }
     }
 
+    /// The same in memory of its own: what waits for long must not keep the whole buffer that it was read into.
+    pub fn detached(self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+    }
+
     /// The bytes as they came.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes

@@ -371,3 +371,30 @@ async fn a_call_that_meets_an_idle_stop_is_served() {
     assert_ne!(first, second);
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_calls_of_clients_are_counted() {
+    let host = Host::open(vec![server("every", "everything", &[])]).await;
+    host.ready().await;
+    let client = host.client();
+    let session = client.legacy_session("every").await.unwrap();
+    assert_eq!(host.supervisor.servers()[0].calls, 0, "probes and handshakes are no calls");
+    session.call("tools/list", serde_json::json!({})).await.unwrap();
+    assert_eq!(host.supervisor.servers()[0].calls, 1);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_server_does_not_start_stands_in_its_log_and_restart_tries_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("late");
+    let spec = model::ServerSpec::new("late".parse().unwrap(), program.to_str().unwrap(), Vec::new());
+    let host = Host::open(vec![spec]).await;
+    let log = host.supervisor.log(&"late".parse().unwrap()).unwrap();
+    let told = |n: usize| log.tail(50).iter().filter(|l| l.text.contains("there is no program")).count() >= n;
+    crate::host::eventually("the log says why", || told(3)).await;
+    std::os::unix::fs::symlink(testkit::bin("everything"), &program).unwrap();
+    host.supervisor.restart(&"late".parse().unwrap()).await.unwrap();
+    host.ready().await;
+    host.stop().await;
+}

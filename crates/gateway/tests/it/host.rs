@@ -36,7 +36,11 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let supervisor = supervisor::Limits { stop_grace: Duration::from_millis(300), ..supervisor::Limits::default() };
+        let supervisor = supervisor::Limits {
+            stop_grace: Duration::from_millis(300),
+            drain: Duration::from_millis(300),
+            ..supervisor::Limits::default()
+        };
         Self { auth: Auth::Open, face: staithe_gateway::Limits::default(), supervisor }
     }
 }

@@ -42,3 +42,15 @@ async fn b14_a_sessions_log_level_reaches_a_server_of_either_era() {
         host.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e190_what_is_not_bridged_is_refused_within_a_session() {
+    let host = Host::open(vec![server("every", "everything", &["--modern"])]).await;
+    let client = host.client();
+    let session = client.legacy_session("every").await.unwrap();
+    for method in ["subscriptions/listen", "server/discover"] {
+        let answer = session.call(method, json!({"notifications":{"toolsListChanged":true}})).await.unwrap();
+        assert_eq!(answer["error"]["code"], -32601, "{method}: {answer}");
+    }
+    host.stop().await;
+}

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// Most servers that one file may hold.
 const MAX_SERVERS: usize = 1000;
@@ -255,6 +256,8 @@ impl Reader<'_> {
         spec.cwd = cwd;
         spec.env = self.env(fields)?;
         spec.enabled = self.enabled(fields)?;
+        spec.mode = self.choice(fields, "mode");
+        spec.era = self.choice(fields, "era");
         for field in fields.keys().filter(|field| !USED.contains(&field.as_str())) {
             self.note(field, Kind::NotUsed, why_not_used(field));
         }
@@ -262,6 +265,18 @@ impl Reader<'_> {
             self.notes.push(Note { path: self.path.to_owned(), kind: Kind::Changed, text: from });
         }
         Ok(spec)
+    }
+
+    /// A setting that is staithe's own. Another tool's field of that name is not taken for it.
+    fn choice<T: FromStr<Err: fmt::Display> + Default>(&mut self, fields: &Map<String, Value>, field: &str) -> T {
+        let Some(given) = fields.get(field) else { return T::default() };
+        match given.as_str().unwrap_or_default().parse() {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                self.note(field, Kind::NotUsed, error.to_string());
+                T::default()
+            }
+        }
     }
 
     fn note(&mut self, field: &str, kind: Kind, text: impl Into<String>) {
@@ -427,7 +442,7 @@ impl Reader<'_> {
 }
 
 /// Fields that have an effect.
-const USED: [&str; 8] = ["command", "args", "env", "envFile", "cwd", "type", "disabled", "enabled"];
+const USED: [&str; 10] = ["command", "args", "env", "envFile", "cwd", "type", "disabled", "enabled", "mode", "era"];
 
 fn why_not_used(field: &str) -> &'static str {
     match field {
@@ -543,7 +558,11 @@ mod tests {
         for spec in &found.servers {
             let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}({})", value.len())).collect();
             let (cwd, on) = (spec.cwd.as_deref().unwrap_or("-"), if spec.enabled { "on" } else { "off" });
-            let _ = writeln!(out, "{}: {} {:?} env={env:?} cwd={cwd} {on}", spec.name, spec.command, spec.args);
+            let _ = write!(out, "{}: {} {:?} env={env:?} cwd={cwd} {on}", spec.name, spec.command, spec.args);
+            if (spec.mode, spec.era) != Default::default() {
+                let _ = write!(out, " mode={} era={}", spec.mode, spec.era);
+            }
+            out.push('\n');
         }
         for note in &found.notes {
             let _ = writeln!(out, "{note}");
