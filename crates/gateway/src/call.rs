@@ -209,6 +209,8 @@ async fn answer(
                 biased;
                 item = pending.next() => Happened::Item(item),
                 () = reply.left() => Happened::Left,
+                // A subscription has no end of its own that the host could wait for.
+                () = host.stopping.cancelled(), if asked.timeout.is_none() => Happened::Stopping,
                 tick = clock.tick() => tick,
             },
         };
@@ -225,6 +227,10 @@ async fn answer(
             Happened::Item(Item::Ask(body)) => reply.event(&body).await,
             Happened::Quiet => reply.keep_alive().await,
             Happened::Left => Err(crate::reply::Left),
+            Happened::Stopping => {
+                pending.abandon("the host stops");
+                return Ok(End::Silence);
+            }
             Happened::Deadline(after) => {
                 pending.abandon("the call took too long");
                 return Err(CallError::Deadline { server: lease.instance().server().clone(), after });
@@ -252,6 +258,7 @@ fn note_body(asked: &Asked, note: &Message) -> Vec<u8> {
 enum Happened {
     Item(Item),
     Left,
+    Stopping,
     Quiet,
     Deadline(Duration),
 }

@@ -109,3 +109,25 @@ fn size(item: &Item) -> usize {
         Item::Ask(_) | Item::Answer(_) | Item::Gone(_) | Item::Garbled(_) | Item::Cancelled => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use wire::scan::{Limits, Side};
+
+    #[tokio::test]
+    async fn a_waiting_note_does_not_keep_the_buffer_that_it_came_in() {
+        let line = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
+        let mut raw = line.to_vec();
+        raw.resize(256 << 10, b' ');
+        let buffer = Bytes::from(raw);
+        let limits = Limits { bytes: 1 << 20, depth: 64 };
+        let message = Message::parse(buffer.slice(..line.len()), Side::Server, &limits).unwrap();
+        let mailbox = Mailbox::new(1 << 20);
+        mailbox.push(Item::Note(message));
+        assert!(buffer.is_unique(), "the note holds the whole buffer");
+        let item = mailbox.next().await;
+        assert!(matches!(&item, Item::Note(note) if note.bytes()[..] == line[..]), "{item:?}");
+    }
+}

@@ -452,3 +452,55 @@ impl Sessions {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> Session {
+        let opening = Opening {
+            server: "s".parse().unwrap(),
+            principal: "ann".parse().unwrap(),
+            client: String::new(),
+            revision: Revision::LATEST_LEGACY,
+            capabilities: Bytes::from_static(b"{}"),
+            client_info: Bytes::from_static(b"{}"),
+            label: String::new(),
+        };
+        Session::open(opening).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads_holds_bounded_memory() {
+        let session = session();
+        let mut messages = session.open_stream();
+        for _ in 0..3 {
+            for _ in 0..100 {
+                assert!(session.try_stream(vec![b'x'; 1 << 20]), "a slow reader is no reason to look for another way");
+            }
+            for _ in 0..4 {
+                assert_eq!(messages.next().await.unwrap().len(), 1 << 20);
+            }
+            let more = tokio::time::timeout(Duration::from_millis(1), messages.next()).await;
+            assert!(more.is_err(), "the fifth was lost");
+        }
+        assert!(session.try_stream(vec![b'x'; 2 * STREAM_BYTES]), "one large message gets through");
+        assert_eq!(messages.next().await.unwrap().len(), 2 * STREAM_BYTES);
+        drop(messages);
+        assert!(!session.try_stream(vec![b'x']), "nobody reads");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_stream_is_bounded_and_the_newest() {
+        let session = session();
+        for n in 0..100_u8 {
+            session.keep(vec![n; 10_000]);
+        }
+        session.keep(vec![0; KEPT_BYTES + 1]);
+        let mut messages = session.open_stream();
+        for n in 94..100 {
+            assert_eq!(messages.next().await.unwrap(), vec![n; 10_000]);
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(1), messages.next()).await.is_err());
+    }
+}

@@ -429,6 +429,8 @@ async fn every_refusal_has_its_status_and_a_json_rpc_error() {
         (415, Method::POST, "/mcp/every", with_header(&[("content-type", "application/json-patch+json")])),
         (400, Method::POST, "/mcp/every", with_header(&[])),
         (400, Method::POST, "/mcp/every", vec![PLAIN[0], ("mcp-session-id", "a"), ("mcp-session-id", "b")]),
+        (400, Method::POST, "/mcp/every", vec![PLAIN[0], ("host", "localhost"), ("host", "evil.example")]),
+        (400, Method::POST, "/mcp/every", vec![PLAIN[0], ("origin", "http://localhost"), ("origin", "http://localhost")]),
         (
             400,
             Method::POST,
@@ -450,4 +452,25 @@ async fn every_refusal_has_its_status_and_a_json_rpc_error() {
     let no_events = [("mcp-session-id", id.as_str()), ("accept", "application/json")];
     assert_eq!(client.get("/mcp/every", &no_events).await.unwrap().status, 406);
     host.stop().await;
+}
+
+/// Neither a subscription nor somebody who has asked nothing is a call in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_calls_alone() {
+    let host = Host::open(vec![server("every", "everything", &["--modern"])]).await;
+    host.ready().await;
+    let client = host.client();
+    let wanted = json!({"notifications": {"toolsListChanged": true}});
+    let mut stream = client.modern_stream("every", "subscriptions/listen", wanted).await.unwrap();
+    let first = stream.next_message().await.unwrap().unwrap();
+    assert_eq!(first["method"], "notifications/subscriptions/acknowledged", "{first}");
+    let (_silent, mut half, mut second) = (host.connect().await, host.connect().await, host.connect().await);
+    half.write_all(b"POST /mcp/every HT").await.unwrap();
+    second.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let asked = monotonic();
+    host.stop().await;
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(4), "the stop took {took:?}");
+    assert_eq!(stream.next().await.unwrap(), None, "the subscription ends, without an error");
 }
