@@ -116,6 +116,10 @@ def run(checks, desk):
         status, text = post(f"{public}/mcp/everything", "tools/list", {})
         checks.that("run refuses a caller without the token", status == 401, f"{status} {text}")
         desk.types("call", "everything", "echo", '{"message":"hello there"}', sees=["Echo: hello there"])
+        desk.types("call", "everything", sees=["echo", "Echoes back the input"])
+        other = desk.home / "other.json"
+        other.write_text('{"mcpServers": {"lost": {"command": "true"}}}')
+        desk.types("import", other, exits=1, sees=["a `staithe run` holds this state directory"])
         # What this run printed, a second run on the same state directory says too: who holds it.
         desk.types("run", "--listen", "127.0.0.1:0", "--", "true", exits=1, sees=[str(program.process.pid)])
     finally:
@@ -158,10 +162,13 @@ def operate(desk):
         desk.types(*words)
     desk.types("stop", "clock")
     desk.types("call", "clock", "convert_time", json.dumps(CONVERT), exits=5, sees=["clock is stopped"])
+    desk.types("stop", "clock", sees=["already"])
+    desk.types("restart", "clock", exits=1, sees=["it is stopped", "staithe start clock"])
     desk.types("start", "clock")
     desk.types("restart", "clock")
     desk.types("call", "clock", "convert_time", json.dumps(CONVERT), sees=["T22:15:00+05:45"])
-    desk.types("token", "create", "--principal", "alice", "--server", "clock")
+    token = desk.types("token", "create", "--principal", "alice", "--server", "clock", "--expires-in", "1d", sees=["st_"]).split("\n")[0]
+    desk.types("token", "revoke", token, sees=["is refused from now on"])
     desk.types("token", "list", sees=["alice"])
     desk.types("remove", "everything")
     desk.types("call", "everything", "echo", '{"message":"hello"}', exits=3)

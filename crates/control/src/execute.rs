@@ -4,6 +4,7 @@ use crate::authorize::{self, Permit};
 use crate::commands::{import, logs, look, server, token};
 use crate::follow::LogFollow;
 use crate::identify::{Door, Operator};
+use crate::problem;
 use model::{Command, Problem, Reply};
 use oauth::Authority;
 use std::fmt;
@@ -11,9 +12,32 @@ use std::sync::Arc;
 use store::Store;
 use supervisor::Supervisor;
 
+/// What a host was started as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKind {
+    /// The daemon: it serves what is stored.
+    Serve,
+    /// It hosts the one server of its command line; what is imported beside it would be lost at its next start.
+    Run,
+    /// The same for the built-in server.
+    Demo,
+}
+
+impl fmt::Display for HostKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Serve => "serve",
+            Self::Run => "run",
+            Self::Demo => "demo",
+        })
+    }
+}
+
 /// What is true of this host from its start to its end.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
+    /// What it was started as.
+    pub kind: HostKind,
     /// staithe's own version.
     pub version: String,
     /// The daemon's process.
@@ -72,10 +96,15 @@ impl Control {
             Ok(permit) => self.run(permit).await,
             Err(problem) => Err(problem),
         };
+        let result = result.map_err(problem::without_tokens);
         let who = operator.principal();
         let uid = operator.uid();
         let server = server.as_ref().map(tracing::field::display);
         match &result {
+            // `run` and `demo` make their own token: nobody needs to read that.
+            Ok(_) if door == Door::CommandLine => {
+                tracing::debug!(operator = %who, uid, %door, command = name, server, "the host's own command was done");
+            }
             Ok(_) if looks => {
                 tracing::debug!(operator = %who, uid, %door, command = name, server, "an operator looked");
             }

@@ -36,7 +36,10 @@ impl LogFollow {
                 at_ms: stdx::clock::unix_ms(),
                 instance: 0,
                 source: LogSource::Host,
-                text: format!("{missed} lines are not shown: they came faster than they were read"),
+                text: match missed {
+                    1 => "1 line is not shown: it came faster than it was read".to_owned(),
+                    _ => format!("{missed} lines are not shown: they came faster than they were read"),
+                },
             }),
         }
     }

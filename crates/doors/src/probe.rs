@@ -28,8 +28,8 @@ const CONNECTION: Duration = Duration::from_secs(60);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Answers probes until `shutdown`.
-pub async fn serve(listener: TcpListener, control: Control, shutdown: CancellationToken) {
+/// Answers probes until `shutdown`. From `stopping` on, the host is not ready, however its servers are.
+pub async fn serve(listener: TcpListener, control: Control, stopping: CancellationToken, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned();
@@ -39,7 +39,7 @@ pub async fn serve(listener: TcpListener, control: Control, shutdown: Cancellati
         };
         match accepted {
             (Ok(place), Ok((stream, _))) => {
-                let visit = visit(stream, control.clone(), shutdown.clone());
+                let visit = visit(stream, control.clone(), stopping.clone(), shutdown.clone());
                 drop(stdx::task::spawn("probe connection", async move {
                     visit.await;
                     drop(place);
@@ -54,9 +54,10 @@ pub async fn serve(listener: TcpListener, control: Control, shutdown: Cancellati
     }
 }
 
-async fn visit(stream: TcpStream, control: Control, shutdown: CancellationToken) {
+async fn visit(stream: TcpStream, control: Control, stopping: CancellationToken, shutdown: CancellationToken) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(request.method(), request.uri().path(), request.headers(), || control.readiness());
+        let state = || if stopping.is_cancelled() { State::Stopping } else { State::Serving(control.readiness()) };
+        let answer = answer(request.method(), request.uri().path(), request.headers(), state);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -74,12 +75,13 @@ async fn visit(stream: TcpStream, control: Control, shutdown: CancellationToken)
     }
 }
 
-fn answer(
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-    readiness: impl FnOnce() -> Readiness,
-) -> Response<Full<Bytes>> {
+/// What `/readyz` reports.
+enum State {
+    Serving(Readiness),
+    Stopping,
+}
+
+fn answer(method: &Method, path: &str, headers: &HeaderMap, state: impl FnOnce() -> State) -> Response<Full<Bytes>> {
     if !loopback_host(headers) {
         return text(
             StatusCode::FORBIDDEN,
@@ -97,7 +99,10 @@ fn answer(
     if path == "/healthz" {
         return text(StatusCode::OK, "ok\n");
     }
-    let Readiness { ready, waiting } = readiness();
+    let State::Serving(Readiness { ready, waiting }) = state() else {
+        let body = format!("{}\n", json!({"ready": false, "state": "stopping", "waiting": []}));
+        return respond(StatusCode::SERVICE_UNAVAILABLE, "application/json", body);
+    };
     let waiting: Vec<_> = waiting
         .into_iter()
         .map(|(server, health, reason)| json!({"server": server, "health": health, "reason": reason}))
@@ -132,7 +137,7 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
 
 #[cfg(test)]
 mod tests {
-    use super::answer;
+    use super::{State, answer};
     use control::Readiness;
     use http::{HeaderMap, HeaderValue, Method};
 
@@ -143,7 +148,15 @@ mod tests {
         }
         let waiting =
             if ready { vec![] } else { vec![("a".to_owned(), "failing".to_owned(), Some("exit 1".to_owned()))] };
-        answer(method, path, &headers, || Readiness { ready, waiting }).status().as_u16()
+        answer(method, path, &headers, || State::Serving(Readiness { ready, waiting })).status().as_u16()
+    }
+
+    #[test]
+    fn a_host_that_stops_is_not_ready_but_alive() {
+        let mut headers = HeaderMap::new();
+        headers.append("host", HeaderValue::from_static("localhost"));
+        assert_eq!(answer(&Method::GET, "/readyz", &headers, || State::Stopping).status().as_u16(), 503);
+        assert_eq!(answer(&Method::GET, "/healthz", &headers, || State::Stopping).status().as_u16(), 200);
     }
 
     #[test]

@@ -253,6 +253,7 @@ fn line(reply: &Reply) -> Vec<u8> {
 }
 
 fn unread(message: String) -> Problem {
+    let message = control::hide_tokens(&message);
     Problem { code: ProblemCode::Usage, blame: Blame::Caller, message, hint: None }
 }
 

@@ -1,7 +1,7 @@
 //! The operator socket from end to end: a real store, supervisor and control behind it, the real client before it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use control::{Control, HostFacts};
+use control::{Control, HostFacts, HostKind};
 use model::{Command, ProblemCode, Reply, ServerName, ServerSpec};
 use oauth::Authority;
 use staithe_doors::{self as doors, Socket};
@@ -25,6 +25,10 @@ struct Host {
 
 impl Host {
     async fn start() -> Self {
+        Self::start_as(HostKind::Serve).await
+    }
+
+    async fn start_as(kind: HostKind) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Location::Sqlite(dir.path().join("db/staithe.db"))).await.unwrap();
         let authority = Authority::open(store.clone()).await.unwrap();
@@ -36,6 +40,7 @@ impl Host {
         };
         let supervisor = Supervisor::start(store.clone(), settings).await.unwrap();
         let facts = HostFacts {
+            kind,
             version: "1.2.3".to_owned(),
             pid: 7,
             started_at_ms: 0,
@@ -252,4 +257,46 @@ async fn without_a_daemon_the_operator_learns_what_to_do() {
     drop(Socket::bind(&path).unwrap());
     let stale = doors::call(&path, &Command::Status).await.unwrap_err();
     assert!(stale.message.starts_with("no staithe runs"), "{stale}");
+}
+
+#[tokio::test]
+async fn a_host_of_one_server_takes_no_others_that_it_would_lose() {
+    let host = Host::start_as(HostKind::Run).await;
+    let problem = host.ask(Command::Import { servers: vec![quiet("a")], replace: false }).await.unwrap_err();
+    assert!(problem.message.contains("a `staithe run` holds this state directory"), "{problem}");
+    let Reply::Servers(servers) = host.ask(Command::Servers).await.unwrap() else { panic!("no servers") };
+    assert!(servers.is_empty());
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_so_already_is_said_and_a_stopped_server_is_not_restarted() {
+    let host = Host::start().await;
+    host.ask(Command::Import { servers: vec![quiet("a")], replace: false }).await.unwrap();
+    let text = async |command: Command| match host.ask(command).await.unwrap() {
+        Reply::Done { text } => text,
+        other => panic!("{other:?}"),
+    };
+    assert!(text(Command::Start { server: name("a") }).await.contains("started already"));
+    assert!(!text(Command::Stop { server: name("a") }).await.contains("already"));
+    assert!(text(Command::Stop { server: name("a") }).await.contains("stopped already"));
+    let problem = host.ask(Command::Restart { server: name("a") }).await.unwrap_err();
+    assert_eq!(problem.code, ProblemCode::Failed);
+    assert!(problem.message.contains("it is stopped") && problem.hint.unwrap().contains("staithe start a"));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_whole_token_can_be_revoked_and_is_never_echoed() {
+    let host = Host::start().await;
+    host.ask(Command::Import { servers: vec![quiet("a")], replace: false }).await.unwrap();
+    let create = Command::TokenCreate { principal: "ada".parse().unwrap(), server: None, expires_in_s: None };
+    let Reply::TokenCreated { token, report } = host.ask(create).await.unwrap() else { panic!("no token") };
+    let reply = host.ask(Command::TokenRevoke { id: token.clone() }).await.unwrap();
+    assert_eq!(reply, Reply::Done { text: format!("the token {} is refused from now on", report.id) });
+    assert!(host.authority.verify(&token, &name("a")).is_err());
+    let unknown = token.replace(&report.id, "zzzzzzzzzz");
+    let problem = host.ask(Command::TokenRevoke { id: unknown }).await.unwrap_err();
+    assert_eq!(problem.message, "there is no token \"zzzzzzzzzz\"");
+    host.stop().await;
 }

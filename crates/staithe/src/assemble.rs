@@ -4,7 +4,7 @@ use crate::addresses;
 use crate::config::Config;
 use crate::fault;
 use crate::state::{StateDir, StateLock};
-use control::{Control, HostFacts};
+use control::{Control, HostFacts, HostKind};
 use doors::Socket;
 use gateway::Auth;
 use model::Problem;
@@ -22,7 +22,10 @@ pub(crate) struct Host {
     pub(crate) control: Control,
     /// Where the public and the operator listener are.
     pub(crate) listening: Listening,
-    supervisor: Supervisor,
+    /// The servers.
+    pub(crate) supervisor: Supervisor,
+    /// Cancelled once the host stops, before anything of it has stopped.
+    stopping: CancellationToken,
     traffic: Part,
     probes: Part,
     socket: Part,
@@ -74,6 +77,7 @@ pub(crate) async fn assemble(
     lock: StateLock,
     store: Store,
     config: &Config,
+    kind: HostKind,
 ) -> Result<Host, Problem> {
     let (public, public_at) = listen(config.public, "--listen, or `listen.public` in the configuration").await?;
     let (probe, probe_at) = listen(config.operator, "--operator, or `listen.operator` in the configuration").await?;
@@ -95,7 +99,7 @@ pub(crate) async fn assemble(
     };
     let supervisor = Supervisor::start(store.clone(), settings).await;
     let supervisor = supervisor.map_err(|error| fault::because("start the servers", &error, ""))?;
-    let control = Control::new(store, supervisor.clone(), authority.clone(), facts(state, config, &listening));
+    let control = Control::new(store, supervisor.clone(), authority.clone(), facts(state, config, &listening, kind));
     let face = gateway::Settings {
         auth: if config.open { Auth::Open } else { Auth::Required },
         hosts: hosts(config, public_at),
@@ -103,13 +107,16 @@ pub(crate) async fn assemble(
         limits: config.serving.clone(),
     };
     let hosting = supervisor.clone();
+    let stopping = CancellationToken::new();
+    let told = stopping.clone();
     Ok(Host {
         traffic: Part::new("public listener", |shutdown| gateway::serve(public, hosting, authority, face, shutdown)),
-        probes: Part::new("operator listener", |shutdown| doors::serve_probe(probe, control.clone(), shutdown)),
+        probes: Part::new("operator listener", |shutdown| doors::serve_probe(probe, control.clone(), told, shutdown)),
         socket: Part::new("operator socket", |shutdown| socket.serve(control.clone(), shutdown)),
         control,
         listening,
         supervisor,
+        stopping,
         _lock: lock,
     })
 }
@@ -122,8 +129,9 @@ async fn listen(address: SocketAddr, key: &str) -> Result<(TcpListener, SocketAd
     Ok((listener, at))
 }
 
-fn facts(state: &StateDir, config: &Config, listening: &Listening) -> HostFacts {
+fn facts(state: &StateDir, config: &Config, listening: &Listening, kind: HostKind) -> HostFacts {
     HostFacts {
+        kind,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         started_at_ms: stdx::clock::unix_ms(),
@@ -152,6 +160,7 @@ impl Host {
 
     /// Stops everything in order. When it returns, no process of any server is left.
     pub(crate) async fn stop(mut self) {
+        self.stopping.cancel();
         self.traffic.stop().await;
         self.supervisor.stop().await;
         self.probes.stop().await;

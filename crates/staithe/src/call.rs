@@ -29,14 +29,14 @@ const REVISION: &str = "2026-07-28";
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// How long the host may take to take the connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Most pages of a list of tools.
+const MAX_PAGES: usize = 100;
 /// The request's id. There is one request per connection.
 const ID: u64 = 1;
 
-/// Calls one tool and prints its answer; exit code 1 where the tool says that it failed.
+/// Calls one tool and prints its answer; exit code 1 where the tool says that it failed. Without a tool it lists them.
 pub(crate) async fn call(args: &CallArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
-    let arguments: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&args.arguments).map_err(|error| {
-        fault::usage(format!("the arguments are not a JSON object: {error}"), "write them like '{\"text\": \"hello\"}'")
-    })?;
+    let arguments = arguments(&args.arguments)?;
     let state = StateDir::choose(flag, None)?;
     let access = Command::Access { server: args.server.clone() };
     let Reply::Access { url, token } = doors::call(&state.socket(), &access).await?.only().await? else {
@@ -45,20 +45,103 @@ pub(crate) async fn call(args: &CallArgs, flag: Option<&Path>, output: Output) -
             "is it another version of staithe?",
         ));
     };
-    let asked = ToolCall { url: &url, token: token.as_deref(), tool: &args.tool, arguments: &arguments };
     let limit = Duration::from_secs(args.timeout);
-    let answer = tokio::time::timeout(limit, asked.make(&mut |note| output.note(note))).await.map_err(|_| {
-        let message = format!("{} did not answer the call of {} within {} s", args.server, args.tool, args.timeout);
-        let hint = format!("wait longer with --timeout, or look at `staithe logs {}`", args.server);
-        Problem { code: ProblemCode::Failed, blame: Blame::Server, message, hint: Some(hint) }
-    })??;
+    let asked = async {
+        match &args.tool {
+            Some(tool) => {
+                let call = ToolCall { url: &url, token: token.as_deref(), tool, arguments: &arguments };
+                call.make(&mut |note| output.note(note)).await
+            }
+            None => list(&url, token.as_deref()).await,
+        }
+    };
+    let answer = match tokio::time::timeout(limit, asked).await {
+        Err(_elapsed) => return Err(too_slow(args)),
+        Ok(Err(Failure { problem, error: Some(error) })) if output.is_json() => {
+            return Ok(output.problem_with(&problem, &error));
+        }
+        Ok(answer) => answer?,
+    };
     if output.is_json() {
         output.json(&answer);
-    } else {
+    } else if args.tool.is_some() {
         output.foreign_text(&content(&answer));
+    } else {
+        output.text(&tools(&answer));
     }
     let failed = answer.get("isError").and_then(Value::as_bool).unwrap_or(false);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn arguments(text: &str) -> Result<BTreeMap<String, Box<RawValue>>, Problem> {
+    serde_json::from_str(text).map_err(|error| {
+        let hint = match text.split_once('=') {
+            Some((name, _)) if !text.trim_start().starts_with('{') => {
+                format!("write them as one JSON object, like '{{{}: …}}'", Value::from(name))
+            }
+            _ => "write them like '{\"text\": \"hello\"}'".to_owned(),
+        };
+        fault::usage(format!("the arguments are not a JSON object: {error}"), hint)
+    })
+}
+
+fn too_slow(args: &CallArgs) -> Problem {
+    let what =
+        args.tool.as_ref().map_or_else(|| "the list of its tools".to_owned(), |tool| format!("the call of {tool}"));
+    let message = format!("{} did not answer {what} within {} s", args.server, args.timeout);
+    let hint = format!("wait longer with --timeout, or look at `staithe logs {}`", args.server);
+    Problem { code: ProblemCode::Failed, blame: Blame::Server, message, hint: Some(hint) }
+}
+
+/// Every tool of a server, as one `tools/list` result.
+async fn list(url: &str, token: Option<&str>) -> Result<Value, Failure> {
+    let mut tools = Vec::new();
+    let mut cursor = None;
+    for _ in 0..MAX_PAGES {
+        let params = Params { name: None, arguments: None, cursor: cursor.as_deref(), meta: meta() };
+        let asked = Asked { url, token, method: "tools/list", params };
+        let mut page = asked.make(&mut |_| {}).await?;
+        if let Some(Value::Array(more)) = page.get_mut("tools").map(Value::take) {
+            tools.extend(more);
+        }
+        cursor = page.get("nextCursor").and_then(Value::as_str).map(str::to_owned);
+        if cursor.is_none() {
+            return Ok(json!({"tools": tools}));
+        }
+    }
+    Err(fault::failed(format!("the list of tools has more than {MAX_PAGES} pages"), "ask with an MCP client").into())
+}
+
+/// One line for each tool: its name and the first line of its description.
+fn tools(result: &Value) -> String {
+    let rows: Vec<Vec<String>> = result.get("tools").and_then(Value::as_array).into_iter().flatten().map(row).collect();
+    if rows.is_empty() { "no tools\n".to_owned() } else { render::table(&["TOOL", "WHAT IT DOES"], rows) }
+}
+
+fn row(tool: &Value) -> Vec<String> {
+    let text = |name: &str| tool.get(name).and_then(Value::as_str).unwrap_or_default();
+    let first = text("description").trim().lines().next().unwrap_or_default();
+    vec![render::clean(text("name")), render::clean(first)]
+}
+
+/// A call without a result.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    problem: Problem,
+    /// The JSON-RPC error, where that was the answer.
+    error: Option<Value>,
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self { problem, error: None }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        failure.problem
+    }
 }
 
 /// One call to make.
@@ -78,20 +161,39 @@ struct Message<'a> {
     jsonrpc: &'static str,
     id: u64,
     method: &'static str,
-    params: Params<'a>,
+    params: &'a Params<'a>,
 }
 
 #[derive(Serialize)]
 struct Params<'a> {
-    name: &'a str,
-    arguments: &'a BTreeMap<String, Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<&'a BTreeMap<String, Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<&'a str>,
     #[serde(rename = "_meta")]
     meta: Value,
 }
 
 impl ToolCall<'_> {
     /// Makes the call; its `result` as the server gave it. Progress and log messages on the way go to `note`.
-    pub(crate) async fn make(&self, note: &mut impl FnMut(&str)) -> Result<Value, Problem> {
+    pub(crate) async fn make(&self, note: &mut impl FnMut(&str)) -> Result<Value, Failure> {
+        let params = Params { name: Some(self.tool), arguments: Some(self.arguments), cursor: None, meta: meta() };
+        Asked { url: self.url, token: self.token, method: "tools/call", params }.make(note).await
+    }
+}
+
+/// One request to make.
+struct Asked<'a> {
+    url: &'a str,
+    token: Option<&'a str>,
+    method: &'static str,
+    params: Params<'a>,
+}
+
+impl Asked<'_> {
+    async fn make(&self, note: &mut impl FnMut(&str)) -> Result<Value, Failure> {
         let uri: Uri =
             self.url.parse().map_err(|error| fault::because(&format!("use the address {}", self.url), &error, ""))?;
         let mut connection = connect(&uri).await?;
@@ -106,27 +208,22 @@ impl ToolCall<'_> {
         let body = read_all(response).await?;
         match serde_json::from_slice::<Value>(&body) {
             Ok(message) => outcome(status, message),
-            Err(_) => Err(refused(status, &format!("it answered {status} without JSON"))),
+            Err(_) => Err(refused(status, &format!("it answered {status} without JSON")).into()),
         }
     }
 
     fn request(&self, uri: &Uri) -> Result<Request<Full<Bytes>>, Problem> {
-        let meta = json!({
-            "progressToken": "progress",
-            "io.modelcontextprotocol/protocolVersion": REVISION,
-            "io.modelcontextprotocol/clientInfo": {"name": "staithe-call", "version": env!("CARGO_PKG_VERSION")},
-            "io.modelcontextprotocol/clientCapabilities": {},
-        });
-        let params = Params { name: self.tool, arguments: self.arguments, meta };
-        let body = serde_json::to_vec(&Message { jsonrpc: "2.0", id: ID, method: "tools/call", params });
+        let body = serde_json::to_vec(&Message { jsonrpc: "2.0", id: ID, method: self.method, params: &self.params });
         let body = body.map_err(|error| fault::because("write the request", &error, ""))?;
         let mut request = Request::post(uri.path())
             .header(HOST, uri.authority().map(http::uri::Authority::as_str).unwrap_or_default())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json, text/event-stream")
             .header("MCP-Protocol-Version", REVISION)
-            .header("Mcp-Method", "tools/call")
-            .header("Mcp-Name", mirrored(self.tool));
+            .header("Mcp-Method", self.method);
+        if let Some(name) = self.params.name {
+            request = request.header("Mcp-Name", mirrored(name));
+        }
         if let Some(token) = self.token {
             let value = HeaderValue::from_str(&format!("Bearer {token}"));
             let mut value = value.map_err(|error| fault::because("send the token", &error, ""))?;
@@ -135,6 +232,16 @@ impl ToolCall<'_> {
         }
         request.body(Full::new(Bytes::from(body))).map_err(|error| fault::because("write the request", &error, ""))
     }
+}
+
+/// What every request says about its client.
+fn meta() -> Value {
+    json!({
+        "progressToken": "progress",
+        "io.modelcontextprotocol/protocolVersion": REVISION,
+        "io.modelcontextprotocol/clientInfo": {"name": "staithe-call", "version": env!("CARGO_PKG_VERSION")},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    })
 }
 
 async fn connect(uri: &Uri) -> Result<SendRequest<Full<Bytes>>, Problem> {
@@ -159,7 +266,7 @@ async fn read_all(mut response: Response<Incoming>) -> Result<Vec<u8>, Problem> 
     Ok(body)
 }
 
-async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&str)) -> Result<Value, Problem> {
+async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&str)) -> Result<Value, Failure> {
     let (status, mut events) = (response.status(), Events::default());
     while let Some(frame) = response.frame().await {
         let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
@@ -174,7 +281,7 @@ async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&st
             }
         }
     }
-    Err(refused(StatusCode::BAD_GATEWAY, "its stream ended without an answer"))
+    Err(refused(StatusCode::BAD_GATEWAY, "its stream ended without an answer").into())
 }
 
 fn keep(to: &mut Vec<u8>, mut data: Bytes) -> Result<(), Problem> {
@@ -244,18 +351,36 @@ fn on_the_way(message: &Value) -> Option<String> {
 }
 
 /// The result in a whole answer, or why there is none.
-fn outcome(status: StatusCode, mut message: Value) -> Result<Value, Problem> {
+fn outcome(status: StatusCode, mut message: Value) -> Result<Value, Failure> {
     if let Some(result) = message.get_mut("result").map(Value::take) {
         if result.get("resultType").and_then(Value::as_str) == Some("input_required") {
             let message = "the tool asks for input before it answers, which this command cannot give";
-            return Err(fault::failed(message, "call it from an MCP client that can"));
+            return Err(fault::failed(message, "call it from an MCP client that can").into());
         }
         return Ok(result);
     }
-    let error = message.get("error").unwrap_or(&Value::Null);
-    let text = error.get("message").and_then(Value::as_str).unwrap_or("the answer holds neither result nor error");
-    let code = error.get("code").map(|code| format!(" (code {code})")).unwrap_or_default();
-    Err(refused(status, &format!("{text}{code}")))
+    let error = message.get_mut("error").map(Value::take);
+    let member = |name: &str| error.as_ref().and_then(|error| error.get(name));
+    let text = member("message").and_then(Value::as_str).unwrap_or("the answer holds neither result nor error");
+    let code = member("code").map(|code| format!(" (code {code})")).unwrap_or_default();
+    let mut problem = refused(status, &format!("{text}{code}"));
+    if let Some(blame) = error.as_ref().and_then(blame) {
+        problem.blame = blame;
+    }
+    Err(Failure { problem, error })
+}
+
+/// Whom an error is to be blamed on: staithe's own errors say it, the server's own are its fault unless their code says
+/// that the request was wrong.
+fn blame(error: &Value) -> Option<Blame> {
+    let data = |name: &str| error.get("data").and_then(|data| data.get(name));
+    if data("source").and_then(Value::as_str) == Some("staithe") {
+        return serde_json::from_value(data("blame")?.clone()).ok();
+    }
+    match error.get("code")?.as_i64()? {
+        -32603 | -32099..=-32000 => Some(Blame::Server),
+        _ => None,
+    }
 }
 
 fn refused(status: StatusCode, text: &str) -> Problem {
@@ -331,9 +456,9 @@ pub(crate) fn content(result: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Events, base64, content, mirrored, on_the_way, outcome};
+    use super::{Events, arguments, base64, content, mirrored, on_the_way, outcome, tools};
     use http::StatusCode;
-    use model::ProblemCode;
+    use model::{Blame, ProblemCode};
     use serde_json::json;
 
     #[test]
@@ -392,10 +517,40 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_the_wire_keeps_its_blame_and_its_data() {
+        let error = json!({"code": -32603, "message": "it ended", "data": {"source": "staithe", "reason": "server_ended", "blame": "server"}});
+        let failure = outcome(StatusCode::OK, json!({"error": error})).unwrap_err();
+        assert_eq!((failure.problem.blame, failure.error.as_ref()), (Blame::Server, Some(&error)));
+        let blamed = |code: i64, blame: &str| {
+            let error = json!({"code": code, "message": "x", "data": {"source": "staithe", "blame": blame}});
+            outcome(StatusCode::OK, json!({"error": error})).unwrap_err().problem.blame
+        };
+        assert_eq!([blamed(-32603, "host"), blamed(-32603, "caller")], [Blame::Host, Blame::Caller]);
+        let own = |code: i64| outcome(StatusCode::OK, json!({"error": {"code": code, "message": "x"}})).unwrap_err();
+        assert_eq!([own(-32602).problem.blame, own(-32603).problem.blame], [Blame::Caller, Blame::Server]);
+    }
+
+    #[test]
+    fn tools_are_listed_by_name_and_first_line() {
+        let result = json!({"tools": [
+            {"name": "add", "description": "Adds.\nSlowly."}, {"name": "no\u{1b}words"}, {"description": 5},
+        ]});
+        assert_eq!(tools(&result), "TOOL      WHAT IT DOES\nadd       Adds.\nno words\n\n");
+        assert_eq!(tools(&json!({"tools": []})), "no tools\n");
+    }
+
+    #[test]
+    fn words_that_are_no_json_are_explained() {
+        assert_eq!(arguments("a=2").unwrap_err().hint.unwrap(), "write them as one JSON object, like '{\"a\": …}'");
+        assert!(arguments("{\"a\": \"b=2\"").unwrap_err().hint.unwrap().contains("hello"));
+        assert_eq!(arguments("{\"a\": 2}").unwrap()["a"].get(), "2");
+    }
+
+    #[test]
     fn failures_have_the_right_code() {
         let error = |status: u16| {
             let message = json!({"error": {"code": -32000, "message": "no"}});
-            outcome(StatusCode::from_u16(status).unwrap(), message).unwrap_err().code
+            outcome(StatusCode::from_u16(status).unwrap(), message).unwrap_err().problem.code
         };
         assert_eq!(
             [error(401), error(404), error(503), error(200)],

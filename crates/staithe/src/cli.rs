@@ -1,5 +1,7 @@
 //! The grammar of the command line. It decides nothing: words in, a typed value out.
 
+use crate::config;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use model::{EraPin, Mode, Principal, ServerName};
 use std::net::SocketAddr;
@@ -67,7 +69,7 @@ pub(crate) enum Verb {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Public listener
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
 }
 
@@ -82,10 +84,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) name: Option<ServerName>,
     /// Public listener; port 0 picks a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8420")]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8420")]
     pub(crate) listen: SocketAddr,
     /// Operator listener (/healthz, /readyz); loopback only
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
     pub(crate) operator: SocketAddr,
     /// A name by which clients reach this machine, beside its own; may be repeated
     #[arg(long, value_name = "NAME")]
@@ -120,10 +122,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Public listener, in place of the configured one; port 0 picks a free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
     /// Operator listener, in place of the configured one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) operator: Option<SocketAddr>,
 }
 
@@ -186,8 +188,8 @@ pub(crate) struct LogsArgs {
 pub(crate) struct CallArgs {
     /// The server
     pub(crate) server: ServerName,
-    /// The tool
-    pub(crate) tool: String,
+    /// The tool [default: none is called; the server's tools are listed]
+    pub(crate) tool: Option<String>,
     /// Its arguments, a JSON object
     #[arg(value_name = "JSON", default_value = "{}")]
     pub(crate) arguments: String,
@@ -207,17 +209,55 @@ pub(crate) enum TokenVerb {
         /// The only server it opens [default: every server]
         #[arg(long)]
         server: Option<ServerName>,
-        /// It ends by itself after so many seconds [default: never]
-        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        /// It ends by itself after this time, like 90s, "12 h" or 1d; a number alone means seconds [default: never]
+        #[arg(long, value_name = "TIME", value_parser = lifetime)]
         expires_in: Option<u64>,
     },
     /// Every token, without its secret
     List,
     /// End a token now
     Revoke {
-        /// Its id, as `token list` shows it
+        /// Its id, as `token list` shows it, or the whole token
         id: String,
     },
+}
+
+/// What else may have been meant by words that the grammar does not take.
+pub(crate) fn next_step(kind: ErrorKind, words: &[String]) -> Option<String> {
+    if !matches!(kind, ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument) {
+        return None;
+    }
+    let has = |word: &str| words.iter().any(|given| given == word);
+    match words.iter().find(|word| matches!(word.as_str(), "run" | "call"))?.as_str() {
+        "run" if !has("--") => {
+            Some("put `--` before the server's program, like: staithe run -- npx -y some-server".to_owned())
+        }
+        "call" => {
+            Some("give the tool's arguments as one JSON object in quotes, like: '{\"text\": \"hello\"}'".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// An address to listen on. A port alone, and `localhost`, mean loopback.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let loopback = |port: &str| port.parse().ok().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+    let port = text.strip_prefix("localhost:").unwrap_or(text);
+    text.parse().ok().or_else(|| loopback(port)).ok_or_else(|| {
+        "give an IP address and a port, like 127.0.0.1:8420, 0.0.0.0:8420 or [::1]:8420; \
+         a port alone means 127.0.0.1"
+            .to_owned()
+    })
+}
+
+/// A time in whole seconds, at least one.
+fn lifetime(text: &str) -> Result<u64, String> {
+    let plain = text.parse::<u64>().ok();
+    let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<u64>().ok()?.checked_mul(86_400));
+    let seconds = plain.or(days).or_else(|| config::duration(text).map(|time| time.as_secs()));
+    seconds
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| "give a time of at least one second, like 90s, \"30 min\", \"12 h\" or 1d".to_owned())
 }
 
 fn env_pair(text: &str) -> Result<(String, String), String> {
@@ -229,7 +269,7 @@ fn env_pair(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cli, Verb};
+    use super::{Cli, Verb, address, lifetime, next_step};
     use clap::{CommandFactory, Parser};
 
     #[test]
@@ -252,6 +292,41 @@ mod tests {
         for words in [["staithe", "--json", "status"], ["staithe", "status", "--json"]] {
             assert!(Cli::try_parse_from(words).unwrap().json);
         }
+    }
+
+    #[test]
+    fn addresses_may_be_short() {
+        for text in ["8420", "localhost:8420", "127.0.0.1:8420"] {
+            assert_eq!(address(text).unwrap().to_string(), "127.0.0.1:8420", "{text}");
+        }
+        assert_eq!(address("[::]:1").unwrap().to_string(), "[::]:1");
+        for text in ["", "localhost", "70000", ":8420", "example.com:1", "localhost:x"] {
+            assert!(address(text).unwrap_err().contains("like 127.0.0.1:8420"), "{text}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_are_read_as_the_configuration_reads_times() {
+        for (text, seconds) in
+            [("60", 60), ("90s", 90), ("12 h", 43_200), ("30 min", 1800), ("1d", 86_400), ("2 d", 172_800)]
+        {
+            assert_eq!(lifetime(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "0", "0d", "500 ms", "-1", "d", "1 week", "99999999999999999999", "999999999999999999d"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_forgotten_pair_of_dashes_and_plain_arguments_are_explained() {
+        let hint = |words: &[&str]| {
+            let error = Cli::try_parse_from(words).unwrap_err();
+            next_step(error.kind(), &words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(hint(&["staithe", "run", "node", "x.mjs"]).unwrap().contains("staithe run -- "));
+        assert!(hint(&["staithe", "call", "a", "add", "a=2", "b=3"]).unwrap().contains("JSON object"));
+        assert_eq!(hint(&["staithe", "status", "call-me"]), None);
+        assert_eq!(hint(&["staithe", "run", "--mode", "lonely", "--", "x"]), None);
     }
 
     #[test]

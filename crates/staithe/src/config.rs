@@ -295,6 +295,11 @@ const KEYS: &[Key] = &[
         field: |c| Field::Time(&mut c.hosting.idle_ttl),
     },
     Key {
+        name: "limits.instances_per_principal",
+        why: "Processes of one server that one principal may have: nobody takes the whole server from the others.",
+        field: |c| Field::Count(&mut c.hosting.instances_per_principal),
+    },
+    Key {
         name: "limits.instances_per_server",
         why: "Processes of one server: one runaway server must not take the machine.",
         field: |c| Field::Count(&mut c.hosting.instances_per_server),
@@ -502,11 +507,16 @@ fn bytes(given: &DeValue<'_>) -> Result<u64, String> {
 fn time(given: &DeValue<'_>) -> Result<Duration, String> {
     let wanted = || "must be a time above 0 like \"500 ms\", \"10 s\", \"15 min\" or \"1 h\"".to_owned();
     let text = given.as_str().ok_or_else(wanted)?;
+    duration(text).ok_or_else(wanted)
+}
+
+/// A time above 0 with its unit.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let unit = TIME_UNITS.iter().find(|(names, _)| names.contains(&text[digits..].trim()));
     let ms = unit.and_then(|(_, unit)| text[..digits].parse::<u64>().ok()?.checked_mul(*unit));
     // A century: far above every use, far below what a clock can add.
-    ms.filter(|ms| (1..3_155_760_000_000).contains(ms)).map(Duration::from_millis).ok_or_else(wanted)
+    ms.filter(|ms| (1..3_155_760_000_000).contains(ms)).map(Duration::from_millis)
 }
 
 const BYTE_UNITS: [(&str, u64); 5] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];

@@ -11,6 +11,7 @@ use crate::run::{self, claude_hint};
 use crate::serve;
 use crate::state::StateDir;
 use crate::telemetry;
+use control::HostKind;
 use model::{Command, Problem, Reply, ServerName, ServerSpec};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -56,7 +57,7 @@ async fn show(args: &DemoArgs, state: &StateDir, signals: &mut Signals, output: 
     let name: ServerName = "demo".parse().map_err(|error| fault::because("name the demo", &error, ""))?;
     let spec = ServerSpec::new(name.clone(), program.display().to_string(), vec![SERVER_VERB.to_owned()]);
     control::put_servers(&store, vec![spec], true).await?;
-    let host = assemble::assemble(state, lock, store, &config).await?;
+    let host = assemble::assemble(state, lock, store, &config, HostKind::Demo).await?;
     let seen = tokio::select! {
         seen = look(&host, &name) => seen,
         _ = signals.next() => {
@@ -71,7 +72,7 @@ async fn show(args: &DemoArgs, state: &StateDir, signals: &mut Signals, output: 
             return Err(problem);
         }
     }
-    let code = lifecycle::serve_until_signal(host, signals).await?;
+    let code = lifecycle::serve_until_signal(host, signals, std::future::pending()).await?;
     output.note("staithe: stopped; the demo's files are removed");
     Ok(code)
 }

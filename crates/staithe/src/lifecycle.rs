@@ -3,6 +3,7 @@
 use crate::assemble::Host;
 use crate::fault;
 use model::Problem;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -58,8 +59,14 @@ fn hangup_ignored() -> bool {
 
 /// Serves until a signal, then stops in order: calls drain, instances stop, the operator socket goes last. A second
 /// signal ends the process without waiting; whatever still runs then is ended by the next start on this directory.
-pub(crate) async fn serve_until_signal(mut host: Host, signals: &mut Signals) -> Result<ExitCode, Problem> {
+/// `watch` goes on beside it until then.
+pub(crate) async fn serve_until_signal(
+    mut host: Host,
+    signals: &mut Signals,
+    watch: impl Future<Output = Infallible>,
+) -> Result<ExitCode, Problem> {
     tokio::select! {
+        never = watch => match never {},
         name = signals.next() => tracing::info!(signal = name, "stopping: calls may finish, then the servers stop"),
         () = host.broken() => {
             host.stop().await;

@@ -19,11 +19,13 @@ mod run;
 mod serve;
 mod state;
 mod telemetry;
+mod watch;
 
 use crate::cli::{Cli, Verb};
 use crate::output::Output;
 use clap::Parser;
 use model::Problem;
+use std::io::Write;
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 
@@ -40,7 +42,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout with 0, mistakes to stderr with 2.
-            drop(error.print());
+            if error.use_stderr() {
+                explain(&error);
+            } else {
+                drop(error.print());
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -48,6 +54,21 @@ fn main() -> ExitCode {
     match dispatch(cli, output) {
         Ok(code) => code,
         Err(problem) => output.problem(&problem),
+    }
+}
+
+/// What is wrong with the words, and what may have been meant. A token among them is not shown.
+fn explain(error: &clap::Error) {
+    let plain = error.render().to_string();
+    let hidden = control::hide_tokens(&plain);
+    if hidden == plain {
+        drop(error.print());
+    } else {
+        drop(std::io::stderr().write_all(hidden.as_bytes()));
+    }
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(hint) = cli::next_step(error.kind(), &words) {
+        drop(writeln!(std::io::stderr(), "  next: {hint}"));
     }
 }
 

@@ -57,6 +57,13 @@ impl Output {
         drop(writeln!(io::stderr().lock(), "{}", render::lines_cleaned(text)));
     }
 
+    /// The same for a failure that came as a JSON-RPC error, which programs get whole.
+    pub(crate) fn problem_with(self, problem: &Problem, error: &Value) -> ExitCode {
+        let text = format!("{}\n", json!({"problem": problem, "error": error}));
+        drop(io::stderr().lock().write_all(text.as_bytes()));
+        ExitCode::from(render::exit_code(problem.code))
+    }
+
     /// Prints a failure to standard error and gives its exit code.
     pub(crate) fn problem(self, problem: &Problem) -> ExitCode {
         let text = if self.json { format!("{}\n", json!({"problem": problem})) } else { render::problem(problem) };

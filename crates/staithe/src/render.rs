@@ -121,11 +121,14 @@ fn servers(list: &[ServerReport]) -> String {
     let mut out = table(&head, rows.collect());
     for s in list {
         if let Some(reason) = &s.reason {
-            let _ = writeln!(out, "{}: {}", s.name, clean(reason));
+            let _ = writeln!(out, "{}: {}", s.name, clean(said_once(&s.name, reason)));
         }
         if s.junk_lines > 0 {
-            let text = "lines on stdout were no protocol messages; see `staithe logs`";
-            let _ = writeln!(out, "{}: {} {text}", s.name, s.junk_lines);
+            let text = match s.junk_lines {
+                1 => "line on stdout was no protocol message",
+                _ => "lines on stdout were no protocol messages",
+            };
+            let _ = writeln!(out, "{}: {} {text}; see `staithe logs {}`", s.name, s.junk_lines, s.name);
         }
     }
     out
@@ -155,7 +158,7 @@ fn instances(list: &[InstanceReport], now_ms: i64) -> String {
     let mut out = table(&head, rows.collect());
     for i in list {
         if let Some(reason) = &i.reason {
-            let _ = writeln!(out, "{} {}: {}", i.server, i.id, clean(reason));
+            let _ = writeln!(out, "{} {}: {}", i.server, i.id, clean(said_once(&i.server, reason)));
         }
     }
     out
@@ -228,6 +231,13 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
         out.push('\n');
     }
     out
+}
+
+/// `reason` for a line that begins with the server's name, which then need not be said again.
+pub(crate) fn said_once<'a>(name: &ServerName, reason: &'a str) -> &'a str {
+    let own = reason.strip_prefix("the server ").and_then(|rest| rest.strip_prefix(name.as_str()));
+    let Some(rest) = own.and_then(|rest| rest.strip_prefix(' ')) else { return reason };
+    rest.strip_prefix("cannot serve: ").unwrap_or(rest)
 }
 
 /// `text` on one line and harmless to a terminal.

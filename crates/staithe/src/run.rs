@@ -10,7 +10,8 @@ use crate::output::Output;
 use crate::serve;
 use crate::state::StateDir;
 use crate::telemetry;
-use control::{Door, Evidence, Outcome, identify};
+use crate::watch;
+use control::{Door, Evidence, HostKind, Outcome, identify};
 use model::{Command, Problem, Reply, ServerName, ServerSpec};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -32,10 +33,11 @@ pub(crate) async fn run(args: RunArgs, flag: Option<&Path>, output: Output) -> R
     let store = assemble::open_store(Location::Sqlite(state.run_database())).await?;
     let name = spec.name.clone();
     keep_only(&store, spec).await?;
-    let host = assemble::assemble(&state, lock, store.clone(), &config).await?;
+    let host = assemble::assemble(&state, lock, store.clone(), &config, HostKind::Run).await?;
     let token = if args.open { None } else { Some(renew_token(&host, &store, &name, args.keep_token).await?) };
     announce(&host, &name, &args, token.as_deref(), output);
-    lifecycle::serve_until_signal(host, &mut signals).await
+    let watch = watch::health(host.supervisor.clone(), output);
+    lifecycle::serve_until_signal(host, &mut signals, watch).await
 }
 
 fn config(args: &RunArgs) -> Result<Config, Problem> {
@@ -48,6 +50,8 @@ fn config(args: &RunArgs) -> Result<Config, Problem> {
         operator: args.operator,
         open: args.open,
         allowed_hosts: args.host.clone(),
+        // Nobody who types `run` needs to read how its database came to be.
+        log_level: "info,staithe_store::migrate=warn".to_owned(),
         ..Config::default()
     };
     match config.contradictions().as_slice() {

@@ -8,6 +8,8 @@ use crate::lifecycle::{self, Signals};
 use crate::output::Output;
 use crate::state::StateDir;
 use crate::telemetry;
+use crate::watch;
+use control::HostKind;
 use model::Problem;
 use serde_json::json;
 use std::io::Read;
@@ -31,13 +33,14 @@ pub(crate) async fn serve(args: &ServeArgs, flag: Option<&Path>, output: Output)
     state.create()?;
     let lock = state.lock()?;
     let store = assemble::open_store(location(&config, &state)).await?;
-    let host = assemble::assemble(&state, lock, store, &config).await?;
+    let host = assemble::assemble(&state, lock, store, &config, HostKind::Serve).await?;
     if output.is_json() {
         output.json(&json!({"listening": listening_json(&host.listening)}));
     } else {
         output.text(&listening_line(&host.listening));
     }
-    lifecycle::serve_until_signal(host, &mut signals).await
+    let watch = watch::health(host.supervisor.clone(), output);
+    lifecycle::serve_until_signal(host, &mut signals, watch).await
 }
 
 /// The one line that programs wait for.

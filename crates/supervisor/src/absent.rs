@@ -1,6 +1,7 @@
 //! Why there is no instance for a call.
 
 use model::{Blame, ServerName};
+use std::fmt;
 use std::time::Duration;
 
 /// No instance can take the call.
@@ -22,8 +23,31 @@ pub enum Absent {
     #[error("the session has ended; open a new one with `initialize`")]
     SessionEnded,
     /// A bound on processes is reached.
-    #[error("the server {server} has {limit} processes, which is the limit; try again when one is idle")]
-    Full { server: ServerName, limit: u32 },
+    #[error(
+        "the server {server} can have no more processes now: {limit} are the limit {bound}; try again when one is idle"
+    )]
+    Full { server: ServerName, limit: u32, bound: Bound },
+}
+
+/// Whose processes are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// One principal's, of one server.
+    Principal,
+    /// One server's.
+    Server,
+    /// All.
+    Host,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Principal => "for one principal",
+            Self::Server => "for one server",
+            Self::Host => "for all servers together",
+        })
+    }
 }
 
 impl Absent {

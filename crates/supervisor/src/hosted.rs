@@ -1,6 +1,6 @@
 //! One hosted server of one generation: its verdict, its slots, and the only way to an instance.
 
-use crate::absent::Absent;
+use crate::absent::{Absent, Bound};
 use crate::handshake::Introduction;
 use crate::instance::Instance;
 use crate::key::{Caller, Key};
@@ -10,7 +10,7 @@ use crate::pool::{Place, Pool};
 use crate::probe;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::slot::{Context, Counters, Order, Slot, State};
+use crate::slot::{Context, Counters, Order, Slot};
 use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 use sha2::{Digest, Sha256};
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
     pub(crate) request_ids: Arc<AtomicU64>,
+    /// The host stops.
+    pub(crate) stopping: CancellationToken,
     pub(crate) instance_ids: AtomicU64,
     /// Slots that exist, over all servers.
     pub(crate) slots: AtomicU32,
@@ -170,7 +172,8 @@ impl Hosted {
     /// The client took back request `client_id` of its session, in whichever process it runs.
     pub fn cancel(&self, session: &Arc<Session>, client_id: &[u8], reason: &str) {
         for slot in self.all_slots() {
-            if let State::Ready(instance) = slot.state() {
+            // Also where it serves no new calls any more and only finishes those that it has.
+            if let Some(instance) = slot.serving() {
                 instance.cancel(session, client_id, reason);
             }
         }
@@ -195,7 +198,10 @@ impl Hosted {
         let taken = tokio::time::timeout(limits.ready_wait, pool.take());
         match self.retired.run_until_cancelled(taken).await {
             Some(Ok(Some(place))) => Ok(place),
-            Some(_) => Err(Absent::Full { server: self.spec.name.clone(), limit: limits.pool }),
+            Some(_) => {
+                let (server, limit) = (self.spec.name.clone(), limits.pool);
+                Err(Absent::Full { server, limit, bound: Bound::Principal })
+            }
             None => Err(Absent::Stopped(self.spec.name.clone())),
         }
     }
@@ -226,7 +232,7 @@ impl Hosted {
         }
         // Under the lock that `retire` takes after it has said so: it finds this slot, or this sees that it is over.
         self.available()?;
-        self.room(&slots)?;
+        self.room(key, &slots)?;
         self.shared.slots.fetch_add(1, Ordering::Relaxed);
         let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared));
         let slot = Slot::start(key.clone(), self.introduction(key, caller, session), context, self.clone());
@@ -247,20 +253,24 @@ impl Hosted {
     }
 
     /// Refuses over the bounds; an idle process is asked to make room for the next caller.
-    fn room(&self, slots: &HashMap<Key, Arc<Slot>>) -> Result<(), Absent> {
+    fn room(&self, key: &Key, slots: &HashMap<Key, Arc<Slot>>) -> Result<(), Absent> {
         let limits = &self.settings().limits;
-        let (own, all) = (u32::try_from(slots.len()).unwrap_or(u32::MAX), self.shared.slots.load(Ordering::Relaxed));
-        let limit = if own >= limits.instances_per_server {
-            limits.instances_per_server
-        } else if all >= limits.instances {
-            limits.instances
-        } else {
+        let is_own = |other: &Key| key.principal().is_some() && other.principal() == key.principal();
+        let own = slots.keys().filter(|other| is_own(other)).count();
+        let bounds = [
+            (own, limits.instances_per_principal, Bound::Principal),
+            (slots.len(), limits.instances_per_server, Bound::Server),
+            (self.shared.slots.load(Ordering::Relaxed) as usize, limits.instances, Bound::Host),
+        ];
+        let Some((_, limit, bound)) = bounds.into_iter().find(|(count, limit, _)| *count >= *limit as usize) else {
             return Ok(());
         };
-        if let Some(idle) = slots.values().find(|slot| slot.idle_for(Duration::ZERO)) {
+        let movable =
+            |slot: &&Arc<Slot>| (bound != Bound::Principal || is_own(&slot.key)) && slot.idle_for(Duration::ZERO);
+        if let Some(idle) = slots.values().find(movable) {
             idle.order(Order::Stop);
         }
-        Err(Absent::Full { server: self.spec.name.clone(), limit })
+        Err(Absent::Full { server: self.spec.name.clone(), limit, bound })
     }
 
     /// Which eras the server speaks: as pinned, as remembered, or as a probe finds. Callers at one time share one probe.
@@ -419,6 +429,12 @@ impl Hosted {
         self.probes.token()
     }
 
+    /// How long calls in flight may finish. When the host stops they had their time already.
+    pub(crate) fn drain(&self) -> Duration {
+        let limits = &self.settings().limits;
+        if self.shared.stopping.is_cancelled() { limits.stop_grace } else { limits.drain }
+    }
+
     /// Done when the server is stopped for good.
     pub(crate) fn retired(&self) -> &CancellationToken {
         &self.retired
@@ -443,7 +459,7 @@ impl Hosted {
     pub(crate) fn session_closed(&self, session: &str) {
         for slot in self.all_slots() {
             slot.context.detach(session);
-            if matches!(&slot.key.holder, crate::key::Holder::Session(own) if own == session) {
+            if matches!(&slot.key.holder, crate::key::Holder::Session { id, .. } if id == session) {
                 slot.order(Order::Stop);
             }
         }

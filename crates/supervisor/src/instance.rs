@@ -1,5 +1,6 @@
 //! One living process: what waits for its answers, and how lines reach it. Its stdout is read by one task, [`read`].
 
+use crate::last_words::LastWords;
 use crate::level::Level;
 use crate::mailbox::{ExitReport, Item, Mailbox};
 use crate::pipe::{WriteError, Writer};
@@ -69,7 +70,7 @@ pub struct Instance {
     writer: Writer,
     calls: Mutex<Calls>,
     greeting: OnceLock<Greeting>,
-    last_stderr: Mutex<Option<String>>,
+    last_words: Mutex<LastWords>,
     level: tokio::sync::Mutex<Option<Level>>,
 }
 
@@ -107,7 +108,7 @@ impl Instance {
             context,
             calls: Mutex::default(),
             greeting: OnceLock::new(),
-            last_stderr: Mutex::new(None),
+            last_words: Mutex::default(),
             level: tokio::sync::Mutex::new(None),
         }
     }
@@ -228,12 +229,13 @@ impl Instance {
     }
 
     pub(crate) fn note_stderr(&self, line: &str) {
-        let kept: String = line.chars().take(500).collect();
-        *self.last_stderr.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).add(line);
     }
 
     pub(crate) fn report(&self, status: String, asked: bool) -> ExitReport {
-        let last_stderr = self.last_stderr.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_stderr = words.telling().map(str::to_owned);
+        drop(words);
         ExitReport { server: self.context.server.clone(), status, last_stderr, asked }
     }
 

@@ -36,7 +36,10 @@ pub(crate) enum Holder {
         principal: Principal,
         client: String,
     },
-    Session(String),
+    Session {
+        principal: Principal,
+        id: String,
+    },
     /// A place in an exclusive pool.
     Pool {
         principal: Principal,
@@ -54,7 +57,9 @@ impl Key {
     pub(crate) fn of(caller: &Caller, mode: Mode, era: Era) -> Self {
         let holder = match (mode, &caller.session) {
             (Mode::Shared, _) => Holder::Everyone,
-            (Mode::PerSession, Some(session)) => Holder::Session(session.clone()),
+            (Mode::PerSession, Some(session)) => {
+                Holder::Session { principal: caller.principal.clone(), id: session.clone() }
+            }
             (Mode::Exclusive, _) => {
                 Holder::Pool { principal: caller.principal.clone(), client: caller.client.clone(), place: 0 }
             }
@@ -64,6 +69,16 @@ impl Key {
         };
         let told_once = era == Era::Legacy && mode != Mode::Shared;
         Self { era, holder, profile: if told_once { caller.profile.clone() } else { NOTHING } }
+    }
+
+    /// Whose the process is; `None` where it is everybody's.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        match &self.holder {
+            Holder::Everyone => None,
+            Holder::Principal { principal, .. }
+            | Holder::Session { principal, .. }
+            | Holder::Pool { principal, .. } => Some(principal),
+        }
     }
 
     /// The same pool, another place.
@@ -81,7 +96,7 @@ impl fmt::Display for Key {
         match &self.holder {
             Holder::Everyone => write!(f, "shared")?,
             Holder::Principal { principal, .. } => write!(f, "principal={principal}")?,
-            Holder::Session(id) => write!(f, "session={}…", id.get(..6).unwrap_or_default())?,
+            Holder::Session { id, .. } => write!(f, "session={}…", id.get(..6).unwrap_or_default())?,
             Holder::Pool { principal, place, .. } => write!(f, "principal={principal} place={place}")?,
         }
         if self.profile != NOTHING {

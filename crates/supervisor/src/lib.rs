@@ -11,6 +11,7 @@ mod handshake;
 mod hosted;
 mod instance;
 mod key;
+mod last_words;
 mod level;
 mod log;
 mod mailbox;
@@ -27,7 +28,7 @@ mod settings;
 mod slot;
 mod tree;
 
-pub use absent::Absent;
+pub use absent::{Absent, Bound};
 pub use hosted::{Hosted, Lease};
 pub use instance::{Instance, Pending, Stalled, Wish};
 pub use key::{Caller, Key};

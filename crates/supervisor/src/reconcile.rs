@@ -80,14 +80,22 @@ impl Supervisor {
         }
         let epoch = next_epoch(&store).await?;
         let request_ids = Arc::new(AtomicU64::new((epoch << 32) | 1));
-        let shared = Shared { settings, store, request_ids, instance_ids: AtomicU64::new(0), slots: AtomicU32::new(0) };
+        let stopping = CancellationToken::new();
+        let shared = Shared {
+            settings,
+            store,
+            request_ids,
+            stopping: stopping.clone(),
+            instance_ids: AtomicU64::new(0),
+            slots: AtomicU32::new(0),
+        };
         let supervisor = Self {
             inner: Arc::new(Inner {
                 shared: Arc::new(shared),
                 servers: RwLock::default(),
                 sessions: Sessions::default(),
                 turn: tokio::sync::Mutex::new(()),
-                stopping: CancellationToken::new(),
+                stopping,
             }),
         };
         supervisor.reconcile().await?;

@@ -40,6 +40,8 @@ pub struct Limits {
     pub idle_ttl: Duration,
     /// Processes of one server.
     pub instances_per_server: u32,
+    /// Processes of one server that one principal may have: nobody takes the whole server from the others.
+    pub instances_per_principal: u32,
     /// Processes in all.
     pub instances: u32,
     /// Processes of one `exclusive` pool.
@@ -67,6 +69,7 @@ impl Default for Limits {
             drain: Duration::from_secs(10),
             idle_ttl: Duration::from_secs(15 * 60),
             instances_per_server: 64,
+            instances_per_principal: 32,
             instances: 256,
             pool: 8,
             sessions: 20_000,

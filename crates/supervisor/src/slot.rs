@@ -16,7 +16,7 @@ use model::ServerName;
 use model::report::LogSource;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
 use tokio::io::AsyncReadExt;
@@ -146,6 +146,8 @@ pub(crate) struct Slot {
     pub(crate) context: Arc<Context>,
     introduction: Introduction,
     state: watch::Sender<State>,
+    /// The process that took calls last: it may have some still.
+    serving: Mutex<Weak<Instance>>,
     orders: Orders,
     last_used_ms: AtomicI64,
     pub(crate) restarts: AtomicU64,
@@ -159,6 +161,7 @@ impl Slot {
             context,
             introduction,
             state: watch::Sender::new(State::Starting),
+            serving: Mutex::default(),
             orders: Orders::default(),
             last_used_ms: AtomicI64::new(stdx::clock::unix_ms()),
             restarts: AtomicU64::new(0),
@@ -243,6 +246,16 @@ impl Slot {
         !busy && self.context.session_count() == 0 && u128::try_from(idle_ms).is_ok_and(|ms| ms >= ttl.as_millis())
     }
 
+    /// The process that has calls or may get some, also while it only finishes them.
+    pub(crate) fn serving(&self) -> Option<Arc<Instance>> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    fn serve(&self, instance: &Arc<Instance>) {
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(instance);
+        self.set(State::Ready(instance.clone()));
+    }
+
     fn set(&self, state: State) {
         self.state.send_replace(state);
     }
@@ -316,7 +329,7 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     }
     let since = monotonic();
     hosted.greeted(&running.instance).await;
-    slot.set(State::Ready(running.instance.clone()));
+    slot.serve(&running.instance);
     tokio::select! {
         reason = running.ended() => {
             slot.set(State::Waiting { until: monotonic(), reason: reason.clone() });
@@ -325,7 +338,7 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
         }
         order = slot.orders.next() => {
             slot.set(State::Starting);
-            running.drain(slot.context.limits.drain).await;
+            running.drain(hosted.drain()).await;
             running.stop_as_asked().await;
             End::Ordered(order)
         }

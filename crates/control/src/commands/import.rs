@@ -25,6 +25,7 @@ pub struct Imported {
 }
 
 pub(crate) async fn import(parts: &Parts, servers: Vec<ServerSpec>, replace: bool) -> Result<Reply, Problem> {
+    server::keeps_servers(parts)?;
     let Imported { added, replaced, unchanged, left } = put_servers(&parts.store, servers, replace).await?;
     if !(added.is_empty() && replaced.is_empty()) {
         server::reconcile(parts).await?;

@@ -1,21 +1,43 @@
 //! `restart`, `stop`, `start`, `remove`.
 
-use crate::execute::Parts;
+use crate::execute::{HostKind, Parts};
 use crate::problem;
-use model::{Problem, Reply, ServerName};
+use model::{Problem, Reply, ServerName, ServerSpec};
 
 /// Fails where a server is named that the store does not know.
 pub(crate) async fn known(parts: &Parts, name: Option<&ServerName>) -> Result<(), Problem> {
-    let Some(name) = name else { return Ok(()) };
+    match name {
+        Some(name) => stored(parts, name).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+async fn stored(parts: &Parts, name: &ServerName) -> Result<ServerSpec, Problem> {
     match parts.store.server(name).await {
-        Ok(Some(_)) => Ok(()),
+        Ok(Some(spec)) => Ok(spec),
         Ok(None) => Err(problem::no_server(name)),
         Err(error) => Err(problem::failed("look the server up", error.blame(), &error)),
     }
 }
 
+/// Fails where what is stored is only the one server of the host's command line: a change would be lost.
+pub(crate) fn keeps_servers(parts: &Parts) -> Result<(), Problem> {
+    match parts.facts.kind {
+        HostKind::Serve => Ok(()),
+        kind @ (HostKind::Run | HostKind::Demo) => Err(problem::refused(
+            format!("a `staithe {kind}` holds this state directory; it hosts one server only"),
+            "stop it, or use another --state-dir".to_owned(),
+        )),
+    }
+}
+
 pub(crate) async fn restart(parts: &Parts, name: &ServerName) -> Result<Reply, Problem> {
-    known(parts, Some(name)).await?;
+    if !stored(parts, name).await?.enabled {
+        return Err(problem::refused(
+            format!("cannot restart {name}: it is stopped"),
+            format!("`staithe start {name}` starts it"),
+        ));
+    }
     match parts.supervisor.restart(name).await {
         Ok(count) => Ok(done(match count {
             0 => format!("{name} had no process: one starts with the next call"),
@@ -23,26 +45,31 @@ pub(crate) async fn restart(parts: &Parts, name: &ServerName) -> Result<Reply, P
             count => format!("{name} was restarted: {count} processes were replaced"),
         })),
         Err(_not_hosted) => Err(problem::unhealthy(
-            format!("cannot restart {name}: it is stopped, or not hosted by this process"),
-            format!("`staithe start {name}` lets it run"),
+            format!("cannot restart {name}: it is not hosted yet"),
+            "try again; `staithe status` shows when it is".to_owned(),
         )),
     }
 }
 
 pub(crate) async fn switch(parts: &Parts, name: &ServerName, enabled: bool) -> Result<Reply, Problem> {
+    let already = stored(parts, name).await?.enabled == enabled;
     let tried = if enabled { "start the server" } else { "stop the server" };
     let found = parts.store.set_enabled(name, enabled).await;
     if found.map_err(|error| problem::failed(tried, error.blame(), &error))?.is_none() {
         return Err(problem::no_server(name));
     }
     reconcile(parts).await?;
-    Ok(done(match enabled {
-        true => format!("{name} takes calls again"),
-        false => format!("{name} is stopped: its calls are refused until `staithe start {name}`"),
+    Ok(done(match (enabled, already) {
+        (true, false) => format!("{name} takes calls again"),
+        (true, true) => format!("{name} is started already"),
+        (false, false) => format!("{name} is stopped: its calls are refused until `staithe start {name}`"),
+        (false, true) => format!("{name} is stopped already"),
     }))
 }
 
 pub(crate) async fn remove(parts: &Parts, name: &ServerName) -> Result<Reply, Problem> {
+    stored(parts, name).await?;
+    keeps_servers(parts)?;
     let removed = parts.store.remove_server(name).await;
     if !removed.map_err(|error| problem::failed("remove the server", error.blame(), &error))? {
         return Err(problem::no_server(name));

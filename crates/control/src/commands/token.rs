@@ -41,13 +41,11 @@ pub(crate) fn list(parts: &Parts) -> Reply {
     Reply::Tokens(parts.authority.list().into_iter().map(report).collect())
 }
 
-pub(crate) async fn revoke(parts: &Parts, id: &str) -> Result<Reply, Problem> {
-    match parts.authority.revoke(id).await {
+pub(crate) async fn revoke(parts: &Parts, given: &str) -> Result<Reply, Problem> {
+    let id = problem::token_id(given);
+    match parts.authority.revoke(&id).await {
         Ok(true) => Ok(Reply::Done { text: format!("the token {id} is refused from now on") }),
-        Ok(false) => {
-            let id: String = id.chars().take(40).collect();
-            Err(problem::not_found(format!("there is no token {id:?}"), "`staithe token list` shows the ids"))
-        }
+        Ok(false) => Err(problem::not_found(format!("there is no token {id:?}"), "`staithe token list` shows the ids")),
         Err(error) => Err(problem::failed("revoke the token", error.blame(), &error)),
     }
 }

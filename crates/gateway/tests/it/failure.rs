@@ -398,3 +398,39 @@ async fn why_a_server_does_not_start_stands_in_its_log_and_restart_tries_again()
     host.ready().await;
     host.stop().await;
 }
+
+/// A restart lets calls finish; whoever takes one back meanwhile is heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_reaches_a_process_that_is_being_replaced() {
+    let mut setup = eager();
+    setup.supervisor.drain = Duration::from_secs(15);
+    let host = Host::with(vec![server("every", "everything", &["--legacy"])], setup).await;
+    let client = host.client();
+    let session = client.legacy_session("every").await.unwrap();
+    let mut call = session.stream(&json!(1), "tools/call", sleep(20_000)).await.unwrap();
+    let asked = monotonic();
+    assert_eq!(host.supervisor.restart(&name("every")).await.unwrap(), 1);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(session.notify("notifications/cancelled", json!({"requestId": 1})).await.unwrap().status, 202);
+    assert_eq!(call.next_message().await.unwrap(), None, "a cancelled request gets no answer");
+    assert!(asked.elapsed() < Duration::from_secs(5), "it ended after {:?}", asked.elapsed());
+    assert!(tool(&session, "echo", json!({})).await["result"].is_object(), "the next process serves");
+    host.stop().await;
+}
+
+/// When the host stops, calls have had their time already: it is not given twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stops_does_not_wait_twice() {
+    let mut setup = eager();
+    setup.face.drain = Duration::from_millis(500);
+    setup.supervisor.drain = Duration::from_secs(15);
+    let host = Host::with(vec![server("every", "everything", &["--legacy"])], setup).await;
+    let client = host.client();
+    let session = client.legacy_session("every").await.unwrap();
+    let mut call = session.stream(&json!(1), "tools/call", sleep(20_000)).await.unwrap();
+    let asked = monotonic();
+    host.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(6), "the stop took {:?}", asked.elapsed());
+    let told = call.next_message().await.unwrap().unwrap();
+    assert_eq!(reason(&told), "server_ended", "{told}");
+}

@@ -288,7 +288,7 @@ async fn processes_of_one_server_are_counted() {
     let client = host.client();
     let first = client.legacy_session("every").await.unwrap();
     let refused = client.post("/mcp/every", &PLAIN, initialize(1)).await.unwrap();
-    assert_busy(&refused, "1 processes");
+    assert_busy(&refused, "1 are the limit for one server");
     assert_eq!(reason(&refused.json().unwrap()), "too_many_instances");
     assert_eq!(refused.header("mcp-session-id"), None);
     assert_eq!(host.supervisor.sessions(None).len(), 1, "no session is left of the refused one");
@@ -296,6 +296,25 @@ async fn processes_of_one_server_are_counted() {
     first.close().await.unwrap();
     eventually("its process is gone", || host.supervisor.instances(None).is_empty()).await;
     client.legacy_session("every").await.unwrap();
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_principal_cannot_take_a_server_from_the_others() {
+    let mut setup = Setup { auth: Auth::Required, ..Setup::default() };
+    setup.supervisor.instances_per_principal = 2;
+    let host = Host::with(vec![server("every", "everything", &["--legacy"])], setup).await;
+    let (ann, bob) = (host.client_of("ann").await, host.client_of("bob").await);
+    let opening = |n: usize| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25","capabilities":{{"experimental":{{"n{n}":{{}}}}}},"clientInfo":{{"name":"t","version":"1"}}}}}}"#
+        )
+    };
+    for n in 0..2 {
+        assert_eq!(ann.post("/mcp/every", &PLAIN, opening(n)).await.unwrap().status, 200);
+    }
+    assert_busy(&ann.post("/mcp/every", &PLAIN, opening(2)).await.unwrap(), "2 are the limit for one principal");
+    assert_eq!(bob.post("/mcp/every", &PLAIN, opening(0)).await.unwrap().status, 200);
     host.stop().await;
 }
 
@@ -430,7 +449,12 @@ async fn every_refusal_has_its_status_and_a_json_rpc_error() {
         (400, Method::POST, "/mcp/every", with_header(&[])),
         (400, Method::POST, "/mcp/every", vec![PLAIN[0], ("mcp-session-id", "a"), ("mcp-session-id", "b")]),
         (400, Method::POST, "/mcp/every", vec![PLAIN[0], ("host", "localhost"), ("host", "evil.example")]),
-        (400, Method::POST, "/mcp/every", vec![PLAIN[0], ("origin", "http://localhost"), ("origin", "http://localhost")]),
+        (
+            400,
+            Method::POST,
+            "/mcp/every",
+            vec![PLAIN[0], ("origin", "http://localhost"), ("origin", "http://localhost")],
+        ),
         (
             400,
             Method::POST,

@@ -93,8 +93,13 @@ pub(crate) fn read(bytes: &[u8], around: &Surroundings<'_>) -> Result<Foreign, F
         let mut asked = Vec::new();
         for (name, server) in list.servers {
             let path = join(&list.path, name);
-            let mut reader =
-                Reader { path: &path, around, expander: Expander::new(around, &inputs), notes: Vec::new() };
+            let mut reader = Reader {
+                path: &path,
+                around,
+                project: list.folder,
+                expander: Expander::new(around, &inputs),
+                notes: Vec::new(),
+            };
             let spec = reader.spec(name, server);
             asked.extend(reader.expander.used.iter().filter_map(|used| used.strip_prefix("input:")).map(str::to_owned));
             out.notes.append(&mut reader.notes);
@@ -239,6 +244,8 @@ fn place(
 struct Reader<'a> {
     path: &'a str,
     around: &'a Surroundings<'a>,
+    /// The folder of the project whose list this is.
+    project: Option<&'a Path>,
     expander: Expander<'a>,
     notes: Vec<Note>,
 }
@@ -251,7 +258,10 @@ impl Reader<'_> {
         let name = self.name(name)?;
         let mut args = self.args(fields)?;
         let command = self.command(fields, &mut args)?;
-        let cwd = self.cwd(fields)?;
+        let cwd = match self.cwd(fields)? {
+            None => self.place_to_be(&command, &args),
+            given => given,
+        };
         let mut spec = ServerSpec::new(name, self.located(command, cwd.as_deref())?, args);
         spec.cwd = cwd;
         spec.env = self.env(fields)?;
@@ -359,6 +369,30 @@ impl Reader<'_> {
             Some(_) => return Err("`cwd` is not text".to_owned()),
         };
         self.absolute("cwd", text).map(Some)
+    }
+
+    /// Programs start a server where its project is; we start it in a directory of its own. Where that makes a difference,
+    /// the project's folder is taken, or a person is told.
+    fn place_to_be(&mut self, command: &str, args: &[String]) -> Option<String> {
+        let folder = self.around.folder.as_deref();
+        let relative: Vec<usize> = (0..args.len()).filter(|index| relative_path(&args[*index], folder)).collect();
+        let program = command.contains('/') && !command.starts_with(['/', '~']);
+        if let Some(project) = self.project.filter(|project| project.is_absolute()) {
+            if relative.is_empty() && !program {
+                return None;
+            }
+            let project = tidy(project);
+            self.note("cwd", Kind::Changed, format!("it has relative paths: it runs in its project, {project}"));
+            return Some(project);
+        }
+        for index in relative {
+            self.note(
+                &format!("args.{index}"),
+                Kind::Changed,
+                "it is a relative path; it will be looked for in the server's own state directory: use a full path or give `cwd`",
+            );
+        }
+        None
     }
 
     /// A program given by a relative path is meant from its directory; we start it from elsewhere.
@@ -498,6 +532,12 @@ fn plain_text(value: &Value) -> Option<String> {
         Value::Bool(value) => Some(value.to_string()),
         _ => None,
     }
+}
+
+/// Whether `text` names a file from `folder`, or wherever its reader is.
+fn relative_path(text: &str, folder: Option<&Path>) -> bool {
+    let file = || folder.is_some_and(|folder| folder.join(text).is_file());
+    text.starts_with("./") || text.starts_with("../") || (!text.is_empty() && !text.starts_with(['/', '-']) && file())
 }
 
 fn windows_path(text: &str) -> bool {
