@@ -152,7 +152,7 @@ impl Visit {
         let own = rustix::process::geteuid().as_raw();
         let operator = match evidence {
             Ok(uid) => identify(Evidence::Socket { uid, own }),
-            Err(error) => Err(unread(format!("the kernel does not say who is at the socket: {error}"))),
+            Err(error) => Err(unread(&format!("the kernel does not say who is at the socket: {error}"))),
         };
         let operator = match operator {
             Ok(operator) => operator,
@@ -231,9 +231,9 @@ async fn next_command(reader: &mut BufReader<OwnedReadHalf>, text: &mut Vec<u8>)
     }
     if text.last() != Some(&b'\n') {
         let long = text.len() as u64 > MAX_COMMAND;
-        return if long { Err(unread(format!("the command is longer than {MAX_COMMAND} bytes"))) } else { Ok(None) };
+        return if long { Err(unread(&format!("the command is longer than {MAX_COMMAND} bytes"))) } else { Ok(None) };
     }
-    serde_json::from_slice(text).map(Some).map_err(|error| unread(format!("the command is not understood: {error}")))
+    serde_json::from_slice(text).map(Some).map_err(|error| unread(&format!("the command is not understood: {error}")))
 }
 
 async fn send(writer: &mut OwnedWriteHalf, reply: &Reply) -> Result<(), Gone> {
@@ -252,8 +252,8 @@ fn line(reply: &Reply) -> Vec<u8> {
     out
 }
 
-fn unread(message: String) -> Problem {
-    let message = control::hide_tokens(&message);
+fn unread(message: &str) -> Problem {
+    let message = control::hide_tokens(message);
     Problem { code: ProblemCode::Usage, blame: Blame::Caller, message, hint: None }
 }
 
