@@ -116,24 +116,8 @@ async fn lease(
         let era = hosted.era_for(asked.era()).await?;
         hosted.lease(&asked.caller, asked.session.as_ref(), era).await
     };
-    tokio::pin!(starting);
-    let mut quiet = host.settings.limits.stream_after;
-    loop {
-        tokio::select! {
-            biased;
-            leased = &mut starting => return Ok(Some(leased?)),
-            () = reply.left() => match asked.leaving_cancels {
-                true => return Ok(None),
-                false => reply.abandon(),
-            },
-            () = tokio::time::sleep(quiet) => {
-                quiet = host.settings.limits.keep_alive;
-                if reply.keep_alive().await.is_err() {
-                    reply.abandon();
-                }
-            }
-        }
-    }
+    let leased = reply.awake(&host.settings.limits, asked.leaving_cancels, starting).await;
+    leased.transpose().map_err(CallError::from)
 }
 
 fn leg(asked: &Asked, lease: &Lease) -> Leg {

@@ -26,7 +26,7 @@ pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mu
     stdx::task::spawn("modern call", async move {
         let id = message.id();
         let outcome = match permit {
-            Ok(permit) => match reply.awake(&host.settings.limits, prepared(&host, &admitted, message)).await {
+            Ok(permit) => match reply.awake(&host.settings.limits, true, prepared(&host, &admitted, message)).await {
                 Some(prepared) => prepared.map(|prepared| (permit, prepared)),
                 None => return,
             },

@@ -93,5 +93,5 @@ async fn started(
         let era = hosted.era_for(Era::Legacy).await?;
         hosted.lease(session.caller(), Some(session), era).await
     };
-    reply.awake(&host.settings.limits, starting).await.transpose().map_err(CallError::from)
+    reply.awake(&host.settings.limits, true, starting).await.transpose().map_err(CallError::from)
 }

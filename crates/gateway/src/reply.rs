@@ -174,19 +174,30 @@ impl Reply {
         self.send(Bytes::from_static(sse::KEEP_ALIVE)).await
     }
 
-    /// Waits for what must come before the call, and keeps the caller's stream awake meanwhile. `None` if he left.
-    pub(crate) async fn awake<T>(&mut self, limits: &Limits, work: impl Future<Output = T>) -> Option<T> {
+    /// Waits for what must come before the call, and keeps the caller's stream awake meanwhile. `None` if he left and
+    /// `leaving_ends` the wait.
+    pub(crate) async fn awake<T>(
+        &mut self,
+        limits: &Limits,
+        leaving_ends: bool,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         tokio::pin!(work);
         let mut quiet = limits.stream_after;
         loop {
-            tokio::select! {
+            let sent = tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
-                () = self.left() => return None,
+                () = self.left() => Err(Left),
                 () = tokio::time::sleep(quiet) => {
                     quiet = limits.keep_alive;
-                    self.keep_alive().await.ok()?;
+                    self.keep_alive().await
                 }
+            };
+            match sent {
+                Ok(()) => {}
+                Err(Left) if leaving_ends => return None,
+                Err(Left) => self.abandon(),
             }
         }
     }

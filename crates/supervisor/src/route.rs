@@ -12,32 +12,36 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wire::bridge;
 use wire::era::Era;
-use wire::message::{BadMessage, Message, Shape};
+use wire::message::{self, BadMessage, Message, Parsed, Shape};
 use wire::scan::{self, Kind, Limits, Place, Side};
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
+/// Messages in one array of a server.
+const MOST_IN_ARRAY: usize = 4096;
+
 /// Routes one line.
 pub(crate) fn line(instance: &Arc<Instance>, line: &Bytes) {
     let limits = Limits { bytes: instance.context.limits.line_bytes, depth: 128 };
-    if line.first() == Some(&b'[') {
-        return array(instance, line, &limits);
-    }
-    match Message::parse(line.clone(), Side::Server, &limits) {
-        Ok(message) => dispatch(instance, message),
+    match message::parse_any(line.clone(), Side::Server, &limits, MOST_IN_ARRAY) {
+        Ok(Parsed::One(message)) => dispatch(instance, message),
+        Ok(Parsed::Batch(elements)) => array(instance, line, elements),
         Err(error) => unreadable(instance, line, &error),
     }
 }
 
-/// A 2025-03-26 server may answer with an array (E227).
-fn array(instance: &Arc<Instance>, line: &Bytes, limits: &Limits) {
-    let Ok(scan) = scan::scan(line, Side::Server, limits) else { return junk(instance, line) };
-    for (span, _) in scan::elements(line, scan.root()) {
-        let element = line.slice(span.start..span.end);
-        match Message::parse(element.clone(), Side::Server, limits) {
+/// A 2025-03-26 server may answer with an array (E227). What can be read goes first: then a call that is named still is
+/// the one whose answer could not be.
+fn array(instance: &Arc<Instance>, line: &Bytes, elements: Vec<Result<Message, BadMessage>>) {
+    let mut bad = Vec::new();
+    for element in elements {
+        match element {
             Ok(message) => dispatch(instance, message),
-            Err(error) => unreadable(instance, &element, &error),
+            Err(error) => bad.push(error),
         }
+    }
+    for error in bad {
+        unreadable(instance, line, &error);
     }
 }
 
@@ -67,7 +71,7 @@ fn answer(instance: &Instance, message: Message) {
 /// A line that should have been a message. If it names exactly one waiting call, that call is told; it would wait for
 /// ever otherwise.
 fn unreadable(instance: &Instance, line: &Bytes, error: &BadMessage) {
-    if line.first() == Some(&b'{') {
+    if matches!(line.first(), Some(b'{' | b'[')) {
         let mut calls = instance.calls();
         let named: Vec<u64> =
             calls.waiting.keys().copied().filter(|id| names(line, id.to_string().as_bytes())).collect();

