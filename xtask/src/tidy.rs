@@ -1,8 +1,9 @@
 //! The house rules, as data and checks: which crate may import what, what a file looks like, which words are not
-//! used, what the documents must say. Reads the tree; knows nothing of cargo beyond its manifests.
+//! used, what the documents must say, which requirements tests must show. Reads the tree; knows nothing of cargo beyond its manifests.
 
 mod documents;
 mod manifests;
+mod requirements;
 mod sources;
 mod text;
 
@@ -133,6 +134,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Violation>, TidyError> {
     manifests::check(&tree, &mut found);
     sources::check(&tree, &mut found);
     documents::check(&tree, &mut found);
+    requirements::check(&tree, &mut found);
     found.sort();
     found.dedup();
     Ok(found)

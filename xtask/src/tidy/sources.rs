@@ -23,6 +23,11 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<Violation>) {
     }
 }
 
+/// Whether all of the file is tests.
+pub(super) fn is_test_file(path: &str) -> bool {
+    path.ends_with("tests.rs") || path.contains("/tests/") || path.contains("/benches/")
+}
+
 struct File<'a> {
     path: &'a str,
     lines: usize,
@@ -32,14 +37,10 @@ struct File<'a> {
 // === impl File ===
 
 impl File<'_> {
-    /// Whether all of the file is tests.
-    fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs") || self.path.contains("/tests/") || self.path.contains("/benches/")
-    }
 
     /// The lines that are built into a product, numbered from 1.
     fn production(&self) -> impl Iterator<Item = (usize, &str)> {
-        let length = if self.is_test() { 0 } else { production_lines(&self.split.code) };
+        let length = if is_test_file(self.path) { 0 } else { production_lines(&self.split.code) };
         (1..).zip(self.split.code.lines()).take(length)
     }
 

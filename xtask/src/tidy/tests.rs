@@ -222,8 +222,37 @@ fn no_file_names_somebodys_machine() {
 }
 
 #[test]
+fn every_requirement_that_applies_is_cited() {
+    const ROWS: &str = "docs/requirements.md";
+    const TEST: &str = "crates/stdx/tests/t.rs";
+    let rows = "## Messages\n\n| # |\n|---|\n| E3 | MUST |\n\n## Not applying yet\n\n| E4 | MAY |\n";
+    breaks(ROWS, rows, 5, "E3 is cited by no test");
+    let twice = |test: &str, more: &str| {
+        Fake::with(&[(ROWS, rows), (TEST, &format!("//! T.\n{test}\n{more}\n"))]).violations()
+    };
+    for cited in ["fn e3_x() {}", "fn e149_x() {} // E3", "/// (E3, E4): x", "fn x_e3() {}"] {
+        let found = twice(cited, "");
+        assert!(!found.iter().any(|line| line.contains("E3 is")), "{cited}: {found:#?}");
+    }
+    for none in ["fn e30_x() {}", "let e3_x = \"E3\";", "// aE3 E3x"] {
+        assert!(twice(none, "").iter().any(|line| line.contains("E3 is cited by no test")), "{none}");
+    }
+    let unknown = twice("fn e3_x() {}", "// E5");
+    assert_eq!(unknown, [format!("{TEST}:3: E5 is no row of {ROWS}")]);
+    let production = [(ROWS, rows), ("crates/stdx/src/x.rs", "//! X.\n// E3\nfn e3_x() {}\n")];
+    assert_eq!(Fake::with(&production).violations().len(), 1, "production code cites nothing");
+    for path in ["crates/stdx/src/x.rs", "tests/interop/run.py"] {
+        let text = "//! X (E4).\n#[cfg(test)]\nmod tests {\n    // E3\n}\n";
+        assert_eq!(Fake::with(&[(ROWS, rows), (path, text)]).violations(), Vec::<String>::new(), "{path}");
+    }
+    breaks(ROWS, "| E3 | MUST |\n## Not applying yet\n| E3 | MUST |\n", 3, "stands in line 1 too");
+}
+
+#[test]
 fn the_real_tree_keeps_the_rules() {
-    let found = check(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    assert!(root.join("docs/requirements.md").is_file(), "the requirements must be listed");
+    let found = check(root).unwrap();
     let text: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert!(text.is_empty(), "{} violations:\n{}", text.len(), text.join("\n"));
 }
