@@ -37,7 +37,6 @@ struct File<'a> {
 // === impl File ===
 
 impl File<'_> {
-
     /// The lines that are built into a product, numbered from 1.
     fn production(&self) -> impl Iterator<Item = (usize, &str)> {
         let length = if is_test_file(self.path) { 0 } else { production_lines(&self.split.code) };

@@ -227,9 +227,8 @@ fn every_requirement_that_applies_is_cited() {
     const TEST: &str = "crates/stdx/tests/t.rs";
     let rows = "## Messages\n\n| # |\n|---|\n| E3 | MUST |\n\n## Not applying yet\n\n| E4 | MAY |\n";
     breaks(ROWS, rows, 5, "E3 is cited by no test");
-    let twice = |test: &str, more: &str| {
-        Fake::with(&[(ROWS, rows), (TEST, &format!("//! T.\n{test}\n{more}\n"))]).violations()
-    };
+    let twice =
+        |test: &str, more: &str| Fake::with(&[(ROWS, rows), (TEST, &format!("//! T.\n{test}\n{more}\n"))]).violations();
     for cited in ["fn e3_x() {}", "fn e149_x() {} // E3", "/// (E3, E4): x", "fn x_e3() {}"] {
         let found = twice(cited, "");
         assert!(!found.iter().any(|line| line.contains("E3 is")), "{cited}: {found:#?}");

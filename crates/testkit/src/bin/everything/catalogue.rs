@@ -1,9 +1,10 @@
 //! What this server offers, as its lists say it.
 
+use crate::process::Era;
 use serde_json::{Value, json};
 
 /// Tools of the conformance suite without arguments.
-const PLAIN: [(&str, &str); 28] = [
+const PLAIN: [(&str, &str); 30] = [
     ("test_simple_text", "Answers a text"),
     ("test_image_content", "Answers an image"),
     ("test_audio_content", "Answers a sound"),
@@ -29,14 +30,27 @@ const PLAIN: [(&str, &str); 28] = [
     ("test_input_required_result_multi_round", "Asks twice, one after the other"),
     ("test_input_required_result_tampered_state", "Asks for a confirmation and refuses a changed state"),
     ("test_input_required_result_capabilities", "Asks only what the client can answer"),
+    ("test_resource_link", "Answers a link to a resource"),
+    ("test_elicitation_url", "Sends the user to a page"),
     ("counter", "Counts the calls to it in this process"),
     ("whoami", "Tells what this process knows about itself and its client"),
     ("cancellations", "Counts the cancellations that reached this process"),
 ];
 
-pub(crate) fn tools() -> Vec<Value> {
+pub(crate) fn tools(era: Era) -> Vec<Value> {
     let plain = PLAIN.iter().map(|(name, description)| tool(name, description, &json!({})));
-    plain.chain(tools_with_arguments()).chain([json_schema_tool()]).collect()
+    plain.chain(tools_with_arguments()).chain([json_schema_tool(), list_output_tool(era)]).collect()
+}
+
+/// Structured content may be any JSON in the modern era; in the legacy era it is an object.
+fn list_output_tool(era: Era) -> Value {
+    let list = json!({"type": "array", "items": {"type": "integer"}});
+    let mut tool = tool("test_list_output", "Answers a list of numbers", &json!({}));
+    tool["outputSchema"] = match era {
+        Era::Modern => list,
+        Era::Legacy => json!({"type": "object", "properties": {"numbers": list}, "required": ["numbers"]}),
+    };
+    tool
 }
 
 fn tool(name: &str, description: &str, properties: &Value) -> Value {
@@ -140,14 +154,21 @@ pub(crate) fn templates() -> Vec<Value> {
     })]
 }
 
-pub(crate) fn capabilities() -> Value {
-    json!({
+/// The extension that only tests know.
+pub(crate) const EXTENSION: &str = "com.example/color";
+
+pub(crate) fn capabilities(extras: bool) -> Value {
+    let mut capabilities = json!({
         "tools": {"listChanged": true},
         "prompts": {"listChanged": true},
         "resources": {"subscribe": true, "listChanged": true},
         "logging": {},
         "completions": {},
-    })
+    });
+    if extras {
+        capabilities["extensions"] = json!({EXTENSION: {"shade": "red"}});
+    }
+    capabilities
 }
 
 pub(crate) fn server_info() -> Value {

@@ -30,6 +30,7 @@ pub(crate) fn knows(method: &str, name: &str) -> bool {
     let asks = [
         "test_sampling",
         "test_elicitation",
+        "test_elicitation_url",
         "test_elicitation_sep1034_defaults",
         "test_elicitation_sep1330_enums",
         "test_missing_capability",
@@ -101,7 +102,11 @@ fn run_modern(call: &Call, bound: &Bound<'_>, params: &Params) -> Result<Reply, 
     let capabilities = &call.client.capabilities;
     match step(bound.name, &Round { arguments: bound.arguments, answers, state: &state, capabilities })? {
         Step::Done(done) => Ok(Reply::from(done)),
-        Step::Ask(requests, next) => {
+        Step::Ask(mut requests, next) => {
+            for request in requests.as_object_mut().into_iter().flat_map(Object::values_mut) {
+                // The legacy era names elicitations, so that it can say later that one is complete.
+                request["params"].as_object_mut().map(|params| params.remove("elicitationId"));
+            }
             let missing = missing_capabilities(&requests, capabilities);
             if !missing.is_empty() {
                 let error = RpcError::new(-32021, "Missing required client capability");
@@ -125,7 +130,10 @@ fn missing_capabilities(requests: &Value, declared: &Value) -> Object {
             Some("sampling/createMessage") => "sampling",
             _ => "roots",
         };
-        if !declared[needed].is_object() {
+        let url = request["params"]["mode"] == "url";
+        if url && !declared["elicitation"]["url"].is_object() {
+            missing.insert(needed.to_owned(), json!({"url": {}}));
+        } else if !declared[needed].is_object() {
             missing.insert(needed.to_owned(), json!({}));
         }
     }
@@ -138,6 +146,7 @@ fn step(name: &str, round: &Round<'_>) -> Result<Step, RpcError> {
         ("test_sampling", _) => sampling(round),
         ("test_missing_capability", _) => missing_capability(round),
         ("test_elicitation" | "test_streaming_elicitation", _) => elicitation(round),
+        ("test_elicitation_url", _) => page_please(round),
         ("test_elicitation_sep1034_defaults", _) => form(round, &defaults_form()),
         ("test_elicitation_sep1330_enums", _) => form(round, &choices_form()),
         (_, Some("elicitation")) => name_please(round),
@@ -200,6 +209,19 @@ fn elicitation(round: &Round<'_>) -> Step {
     };
     let (action, content) = (answer["action"].as_str().unwrap_or("unknown"), or_empty(&answer["content"]));
     said(&format!("User response: action={action}, content={content}"))
+}
+
+fn page_please(round: &Round<'_>) -> Step {
+    let Some(answer) = round.answers.get("page") else {
+        let params = json!({
+            "mode": "url",
+            "elicitationId": "page-1",
+            "message": "Please open the page",
+            "url": "https://example.com/consent",
+        });
+        return Step::Ask(json!({"page": {"method": "elicitation/create", "params": params}}), Value::Null);
+    };
+    said(&format!("The user said {}", answer["action"].as_str().unwrap_or("unknown")))
 }
 
 fn form(round: &Round<'_>, params: &Value) -> Step {

@@ -77,7 +77,7 @@ fn initialize(process: &Process, params: &Params) -> Result<Reply, RpcError> {
     });
     Ok(Reply::from(json!({
         "protocolVersion": version,
-        "capabilities": catalogue::capabilities(),
+        "capabilities": catalogue::capabilities(process.extras),
         "serverInfo": catalogue::server_info(),
         "instructions": "A server for tests: every feature, no purpose.",
     })))

@@ -37,6 +37,9 @@ struct Flags {
     /// Let the first message choose the era, for the life of the process (the default).
     #[arg(long)]
     dual: bool,
+    /// Lists come in pages of two, and an extension is declared.
+    #[arg(long)]
+    extras: bool,
 }
 
 fn main() -> ExitCode {
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         _ => Mode::Dual,
     };
     let Ok(key) = stdx::random::bytes() else { return ExitCode::FAILURE };
-    let process = Arc::new(Process::new(mode, key));
+    let process = Arc::new(Process::new(mode, key, flags.extras));
     let outcome = read_messages(&process);
     modern::end_subscriptions(&process);
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

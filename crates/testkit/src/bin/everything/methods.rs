@@ -46,15 +46,34 @@ fn finish(call: &Arc<Call>, method: &str, outcome: Result<Reply, RpcError>) {
     }
 }
 
-fn answer(call: &Call, method: &str, params: &Params) -> Result<Reply, RpcError> {
-    if method.ends_with("/list") && params.members.contains_key("cursor") {
-        return Err(RpcError::new(-32602, "Invalid cursor: the lists of this server have one page"));
+/// One page of a list: all of it, or with `--extras` two items and a cursor for the rest.
+fn page(call: &Call, params: &Params, name: &str, items: Vec<Value>) -> Result<Reply, RpcError> {
+    const CURSOR: &str = "page after ";
+    let bad = || RpcError::new(-32602, "Invalid cursor: it came from no list of this server");
+    let from = match params.members.get("cursor") {
+        None => 0,
+        Some(_) if !call.process.extras => return Err(bad()),
+        Some(cursor) => {
+            let after: Option<usize> = cursor.as_str().and_then(|cursor| cursor.strip_prefix(CURSOR)?.parse().ok());
+            after.filter(|after| *after < items.len()).ok_or_else(bad)?
+        }
+    };
+    let size = if call.process.extras { 2 } else { items.len() };
+    let rest = items.len() > from + size;
+    let items: Vec<Value> = items.into_iter().skip(from).take(size).collect();
+    let mut reply = Reply::from(json!({name: items}));
+    if rest {
+        reply.members.insert("nextCursor".to_owned(), json!(format!("{CURSOR}{}", from + size)));
     }
+    Ok(reply)
+}
+
+fn answer(call: &Call, method: &str, params: &Params) -> Result<Reply, RpcError> {
     match method {
-        "tools/list" => Ok(Reply::from(json!({"tools": catalogue::tools()}))),
-        "prompts/list" => Ok(Reply::from(json!({"prompts": catalogue::prompts()}))),
-        "resources/list" => Ok(Reply::from(json!({"resources": catalogue::resources()}))),
-        "resources/templates/list" => Ok(Reply::from(json!({"resourceTemplates": catalogue::templates()}))),
+        "tools/list" => page(call, params, "tools", catalogue::tools(call.client.era)),
+        "prompts/list" => page(call, params, "prompts", catalogue::prompts()),
+        "resources/list" => page(call, params, "resources", catalogue::resources()),
+        "resources/templates/list" => page(call, params, "resourceTemplates", catalogue::templates()),
         "resources/read" => content::read_resource(params, call.client.era),
         "completion/complete" => content::complete(params),
         "tools/call" | "prompts/get" if interactive::knows(method, params.text("name")?) => {

@@ -87,7 +87,7 @@ fn request(process: &Arc<Process>, id: Box<RawValue>, method: String, params: Pa
         "server/discover" => {
             let mut reply = Reply::from(json!({
                 "supportedVersions": VERSIONS,
-                "capabilities": catalogue::capabilities(),
+                "capabilities": catalogue::capabilities(process.extras),
                 "instructions": "A server for tests: every feature, no purpose.",
             }));
             mark(&method, &mut reply);

@@ -56,6 +56,8 @@ pub(crate) struct Listen {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) mode: Mode,
+    /// Lists in pages, and an extension.
+    pub(crate) extras: bool,
     pub(crate) output: Output,
     /// Protects request states; new in every process.
     pub(crate) key: [u8; 32],
@@ -77,9 +79,10 @@ pub(crate) struct Process {
 type Answered = Result<Value, String>;
 
 impl Process {
-    pub(crate) fn new(mode: Mode, key: [u8; 32]) -> Self {
+    pub(crate) fn new(mode: Mode, key: [u8; 32], extras: bool) -> Self {
         Self {
             mode,
+            extras,
             key,
             output: Output::default(),
             counter: AtomicU64::new(0),

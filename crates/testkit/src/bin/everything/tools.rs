@@ -51,6 +51,10 @@ pub(crate) fn run(call: &Call, params: &Params) -> Result<Reply, RpcError> {
             let arguments = params.arguments.as_deref().map_or("{}", |raw| raw.get());
             said(&format!("JSON Schema 2020-12 tool called with: {arguments}"))
         }
+        "test_list_output" => match call.client.era {
+            Era::Modern => structured(&json!([1, 2, 3])),
+            Era::Legacy => structured(&json!({"numbers": [1, 2, 3]})),
+        },
         name => Reply::from(json!({"content": constant_content(name)?})),
     })
 }
@@ -73,6 +77,9 @@ fn constant_content(name: &str) -> Result<Vec<Value>, RpcError> {
         "test_audio_content" => vec![json!({"type": "audio", "data": WAV, "mimeType": "audio/wav"})],
         "test_embedded_resource" => {
             vec![resource("test://embedded-resource", "text/plain", "This is an embedded resource content.")]
+        }
+        "test_resource_link" => {
+            vec![json!({"type": "resource_link", "uri": "test://static-text", "name": "static-text"})]
         }
         "test_multiple_content_types" => {
             let data = r#"{"test":"data","value":123}"#;
