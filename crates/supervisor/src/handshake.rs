@@ -25,10 +25,13 @@ pub(crate) struct Introduction {
 impl Introduction {
     /// staithe itself, able to do `profile`.
     pub(crate) fn as_host(profile: Bytes) -> Self {
-        let client_info = concat!(r#"{"name":"staithe","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
-        Self { profile, client_info: Bytes::from_static(client_info.as_bytes()), revision: Revision::LATEST_LEGACY }
+        Self { profile, client_info: Bytes::from_static(CLIENT_INFO), revision: Revision::LATEST_LEGACY }
     }
 }
+
+/// What we call ourselves.
+pub(crate) const CLIENT_INFO: &[u8] =
+    concat!(r#"{"name":"staithe","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes();
 
 /// Why a process did not get through its handshake.
 #[derive(Debug, thiserror::Error)]

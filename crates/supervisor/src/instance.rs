@@ -1,5 +1,6 @@
 //! One living process: what waits for its answers, and how lines reach it. Its stdout is read by one task, [`read`].
 
+use crate::catalogue::Tools;
 use crate::last_words::LastWords;
 use crate::level::Level;
 use crate::mailbox::{ExitReport, Item, Mailbox};
@@ -72,6 +73,7 @@ pub struct Instance {
     greeting: OnceLock<Greeting>,
     last_words: Mutex<LastWords>,
     level: tokio::sync::Mutex<Option<Level>>,
+    pub(crate) tools: Tools,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +92,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Our own handshakes have no client, and so no client's id.
+    /// What we ask ourselves (handshakes, lists of tools) has no client, and so no client's id.
     pub(crate) fn of_a_client(&self) -> bool {
         !self.client_id.is_empty()
     }
@@ -110,6 +112,7 @@ impl Instance {
             greeting: OnceLock::new(),
             last_words: Mutex::default(),
             level: tokio::sync::Mutex::new(None),
+            tools: Tools::new(),
         }
     }
 
@@ -211,9 +214,9 @@ impl Instance {
         *self.level.lock().await = Some(level);
     }
 
-    /// How many calls wait.
+    /// How many calls of clients wait.
     pub(crate) fn in_flight(&self) -> usize {
-        self.calls().waiting.len()
+        self.calls().waiting.values().filter(|waiting| waiting.of_a_client()).count()
     }
 
     pub(crate) fn calls(&self) -> MutexGuard<'_, Calls> {

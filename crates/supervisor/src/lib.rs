@@ -7,6 +7,7 @@
 
 mod absent;
 mod asks;
+mod catalogue;
 mod handshake;
 mod hosted;
 mod instance;

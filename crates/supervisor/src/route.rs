@@ -92,6 +92,9 @@ fn junk(instance: &Instance, line: &[u8]) {
 }
 
 fn notification(instance: &Arc<Instance>, message: Message) {
+    if message.method() == "notifications/tools/list_changed" {
+        instance.forget_tools();
+    }
     match message.method() {
         "notifications/progress" => progress(instance, message),
         "notifications/message" => log_message(instance, message),
@@ -146,7 +149,9 @@ fn log_message(instance: &Instance, message: Message) {
 }
 
 fn only(calls: &Calls) -> Option<&Waiting> {
-    if calls.waiting.len() == 1 { calls.waiting.values().next() } else { None }
+    let mut of_clients = calls.waiting.values().filter(|waiting| waiting.of_a_client());
+    let first = of_clients.next()?;
+    of_clients.next().is_none().then_some(first)
 }
 
 /// To each session that subscribed to the resource or to a parent of it (E163).

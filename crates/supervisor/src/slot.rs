@@ -1,6 +1,7 @@
 //! One isolation key's place: a task that keeps a process alive in it, and the state that callers wait for.
 
 use crate::absent::Absent;
+use crate::catalogue::HeaderNames;
 use crate::handshake::{self, HandshakeError, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::{self, Instance, ReadEnd};
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     /// One process for everybody: nothing in it may be attributed to one caller.
     pub(crate) shared: bool,
+    /// The server's, over all its slots.
+    pub(crate) mirrored: Arc<HeaderNames>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -56,6 +59,7 @@ impl Context {
             log: hosted.log().clone(),
             counters: hosted.counters().clone(),
             shared,
+            mirrored: hosted.mirrored().clone(),
             sessions: Mutex::default(),
         }
     }
@@ -330,6 +334,10 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     let since = monotonic();
     hosted.greeted(&running.instance).await;
     slot.serve(&running.instance);
+    // A modern server serves clients of both eras, and needs it for either.
+    if slot.key.era == Era::Modern {
+        running.instance.want_tools();
+    }
     tokio::select! {
         reason = running.ended() => {
             slot.set(State::Waiting { until: monotonic(), reason: reason.clone() });

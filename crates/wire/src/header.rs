@@ -1,4 +1,4 @@
-//! Header values that mirror body members: the Base64 sentinel, comparison. (E48–E53)
+//! Header values that mirror body members: the Base64 sentinel, both ways. (E48–E53, E59)
 
 /// Why a header value cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +19,31 @@ pub fn decode(value: &[u8]) -> Result<String, BadHeader> {
     };
     String::from_utf8(bytes).map_err(|_| BadHeader)
 }
+
+/// A value as a header carries it: itself where it is visible ASCII with inner spaces, else `=?base64?…?=`. An empty value and
+/// one that looks like the sentinel are encoded too, so that each header decodes to exactly what was mirrored. (E59)
+pub fn encode(value: &str) -> String {
+    let bytes = value.as_bytes();
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~');
+    let sentinel = bytes.starts_with(OPEN) && bytes.ends_with(CLOSE);
+    if !bytes.is_empty() && bytes.iter().all(plain) && trim(bytes).len() == bytes.len() && !sentinel {
+        return value.to_owned();
+    }
+    let mut out = String::with_capacity(OPEN.len() + bytes.len().div_ceil(3) * 4 + CLOSE.len());
+    out.push_str("=?base64?");
+    for group in bytes.chunks(3) {
+        let mut bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        bits <<= 8 * (3 - group.len());
+        for at in 0..4 {
+            let shown = at <= group.len();
+            out.push(if shown { char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]) } else { '=' });
+        }
+    }
+    out.push_str("?=");
+    out
+}
+
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Without the optional white space of RFC 9110. (E53)
 pub(crate) fn trim(value: &[u8]) -> &[u8] {
@@ -110,6 +135,31 @@ mod tests {
     fn e52_invalid_characters_are_refused() {
         for value in [&b"caf\xc3\xa9"[..], b"a\x00b", b"a\x7fb", b"\xff", b"a\rb"] {
             assert_eq!(decode(value), Err(BadHeader));
+        }
+    }
+
+    #[test]
+    fn e59_what_a_header_cannot_carry_is_encoded() {
+        for (value, header) in [
+            ("us-west1", "us-west1"),
+            ("a b", "a b"),
+            ("Hello, 世界", "=?base64?SGVsbG8sIOS4lueVjA==?="),
+            (" padded ", "=?base64?IHBhZGRlZCA=?="),
+            ("line1\nline2", "=?base64?bGluZTEKbGluZTI=?="),
+            ("=?base64?literal?=", "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?="),
+            ("", "=?base64??="),
+            ("=?base64?open", "=?base64?open"),
+        ] {
+            assert_eq!(encode(value), header);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn e51_e59_every_text_survives_a_header(value in "\\PC{0,40}|[ -~\t\r\n]{0,40}|=\\?base64\\?[A-Z=?]{0,8}") {
+            let header = encode(&value);
+            proptest::prop_assert!(header.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+            proptest::prop_assert_eq!(decode(header.as_bytes()), Ok(value));
         }
     }
 

@@ -4,6 +4,7 @@
 //! May import: nothing of ours.
 
 pub mod bridge;
+pub mod catalogue;
 pub mod classify;
 pub mod code;
 pub mod era;
@@ -14,7 +15,9 @@ pub mod greeting;
 pub mod header;
 pub mod message;
 pub mod method;
+pub mod param;
 pub mod scan;
+mod shape;
 pub mod splice;
 pub mod sse;
 mod walk;
