@@ -5,6 +5,7 @@ use crate::error::CallError;
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::Reply;
+use crate::tools::{self, Mirrored};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub(crate) struct Asked {
     pub(crate) session: Option<Arc<Session>>,
     /// Log messages of at least this severity are wanted; for legacy clients the session decides.
     pub(crate) level: Option<Level>,
+    /// The parameters that a modern client mirrored into headers.
+    pub(crate) mirrored: Mirrored,
     /// A client that leaves takes its request back (modern), or does not (legacy).
     pub(crate) leaving_cancels: bool,
     /// `None` for subscriptions, which last as long as their client.
@@ -90,6 +93,10 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
                 None => return Ok(End::Silence),
             },
         };
+        if let Err(mismatch) = tools::check(asked, &lease, host.settings.limits.tools_wait).await {
+            lease.release();
+            return Err(mismatch.into());
+        }
         match send(asked, &lease).await {
             Ok(pending) => {
                 let end = answer(host, asked, &lease, pending, reply).await;
@@ -120,7 +127,7 @@ async fn lease(
     leased.transpose().map_err(CallError::from)
 }
 
-fn leg(asked: &Asked, lease: &Lease) -> Leg {
+pub(crate) fn leg(asked: &Asked, lease: &Lease) -> Leg {
     match (asked.session.is_some(), lease.instance().era()) {
         (true, Era::Legacy) => Leg::LegacyToLegacy,
         (true, Era::Modern) => Leg::LegacyToModern,
@@ -202,6 +209,7 @@ async fn answer(
             Happened::Item(Item::Answer(message)) => {
                 let server_info = lease.instance().greeting().and_then(|g| g.server_info());
                 let (leg, method) = (leg(asked, lease), asked.message.method());
+                tools::listed(asked, lease, &message);
                 break Ok(End::Answer(bridge::response(&message, leg, &asked.id(), method, server_info)));
             }
             Happened::Item(Item::Gone(report)) => break Err(CallError::Gone(report)),

@@ -73,6 +73,8 @@ pub(crate) enum CallError {
     Level(String),
     #[error("the method {0:?} is not known")]
     UnknownMethod(String),
+    #[error(transparent)]
+    Mirrored(#[from] wire::param::Mismatch),
     #[error("the method {0:?} is not known within a session; it belongs to protocol version 2026-07-28")]
     NotInSession(String),
 }
@@ -126,9 +128,12 @@ impl CallError {
             Self::NoSession(full) => full.blame(),
             Self::Gone(report) if report.asked => Blame::Host,
             Self::Gone(_) | Self::Garbled(_) | Self::Deadline { .. } => Blame::Server,
-            Self::Calls { .. } | Self::Opening(_) | Self::Level(_) | Self::UnknownMethod(_) | Self::NotInSession(_) => {
-                Blame::Caller
-            }
+            Self::Calls { .. }
+            | Self::Opening(_)
+            | Self::Level(_)
+            | Self::UnknownMethod(_)
+            | Self::NotInSession(_)
+            | Self::Mirrored(_) => Blame::Caller,
         }
     }
 
@@ -150,6 +155,7 @@ impl CallError {
             Self::Opening(_) => (400, code::INVALID_PARAMS, "invalid_initialize"),
             Self::Level(_) => (200, code::INVALID_PARAMS, "invalid_level"),
             Self::UnknownMethod(_) => (404, code::METHOD_NOT_FOUND, "unknown_method"),
+            Self::Mirrored(_) => (400, code::HEADER_MISMATCH, "header_mismatch"),
             Self::NotInSession(_) => (200, code::METHOD_NOT_FOUND, "unknown_method"),
         }
     }

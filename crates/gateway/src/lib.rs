@@ -20,6 +20,7 @@ mod reply;
 mod routes;
 mod session;
 mod settings;
+mod tools;
 
 pub use listen::serve;
 pub use settings::{Auth, Limits, Settings};

@@ -6,6 +6,7 @@ use crate::error::CallError;
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::Reply;
+use crate::tools::Mirrored;
 use bytes::Bytes;
 use std::sync::Arc;
 use supervisor::{Caller, Hosted, Level};
@@ -20,16 +21,18 @@ const DISCOVER: &str = "server/discover";
 const LISTEN: &str = "subscriptions/listen";
 
 /// Starts the work on a request; the answer comes through `reply`.
-pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mut reply: Reply) {
+pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mirrored: Mirrored, mut reply: Reply) {
     let permit = host.shares.permit(admitted);
     let admitted = admitted.clone();
     stdx::task::spawn("modern call", async move {
         let id = message.id();
         let outcome = match permit {
-            Ok(permit) => match reply.awake(&host.settings.limits, true, prepared(&host, &admitted, message)).await {
-                Some(prepared) => prepared.map(|prepared| (permit, prepared)),
-                None => return,
-            },
+            Ok(permit) => {
+                match reply.awake(&host.settings.limits, true, prepared(&host, &admitted, message, mirrored)).await {
+                    Some(prepared) => prepared.map(|prepared| (permit, prepared)),
+                    None => return,
+                }
+            }
             Err(error) => Err(error),
         };
         match outcome {
@@ -61,7 +64,12 @@ async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Aske
     }
 }
 
-async fn prepared(host: &Host, admitted: &Admitted, message: Message) -> Result<Prepared, CallError> {
+async fn prepared(
+    host: &Host,
+    admitted: &Admitted,
+    message: Message,
+    mirrored: Mirrored,
+) -> Result<Prepared, CallError> {
     let level = level(&message)?;
     let hosted = host.supervisor.hosted(admitted.server())?;
     let caller = caller(admitted);
@@ -76,7 +84,7 @@ async fn prepared(host: &Host, admitted: &Admitted, message: Message) -> Result<
         }
     }
     let timeout = (message.method() != LISTEN).then_some(host.settings.limits.call_timeout);
-    let asked = Asked { message, caller, session: None, level, leaving_cancels: true, timeout };
+    let asked = Asked { message, caller, session: None, level, mirrored, leaving_cancels: true, timeout };
     Ok(Prepared::Call(Box::new(asked)))
 }
 

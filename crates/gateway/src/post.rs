@@ -4,6 +4,7 @@ use crate::admit::Admitted;
 use crate::error::{GateError, refused};
 use crate::listen::Host;
 use crate::reply::{Accepts, Body, Reply, empty};
+use crate::tools::Mirrored;
 use crate::{batch, modern, open, session};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -32,6 +33,7 @@ struct Received {
     version: Option<Bytes>,
     method: Option<Bytes>,
     name: Option<Bytes>,
+    mirrored: Mirrored,
 }
 
 async fn receive(host: &Host, admitted: &Admitted, parts: &Parts, body: HttpBody) -> Result<Received, GateError> {
@@ -49,11 +51,12 @@ async fn receive(host: &Host, admitted: &Admitted, parts: &Parts, body: HttpBody
     let arriving = tokio::time::timeout(limits.body_timeout, collect(body, limits.body_bytes));
     let body = arriving.await.map_err(|_| GateError::Incomplete)??;
     let session = session_id.as_ref().and_then(|id| session::find(host, admitted, id));
-    Ok(Received { body, session, session_named: session_id.is_some(), accepts, version, method, name })
+    let mirrored = Mirrored::of(headers);
+    Ok(Received { body, session, session_named: session_id.is_some(), accepts, version, method, name, mirrored })
 }
 
 async fn dispatch(host: Arc<Host>, admitted: Admitted, received: Received) -> Response<Body> {
-    let Received { body, session, session_named, accepts, version, method, name } = received;
+    let Received { body, session, session_named, accepts, version, method, name, mirrored } = received;
     let headers = Headers {
         version: version.as_deref(),
         method: method.as_deref(),
@@ -71,7 +74,7 @@ async fn dispatch(host: Arc<Host>, admitted: Admitted, received: Received) -> Re
     let (reply, response) = Reply::new(accepts, &host.settings.limits);
     match (incoming, session) {
         (Incoming::ModernNotification(_), _) => return empty(StatusCode::ACCEPTED),
-        (Incoming::Modern(message), _) => modern::request(host, &admitted, message, reply),
+        (Incoming::Modern(message), _) => modern::request(host, &admitted, message, mirrored, reply),
         (Incoming::Open { message, revision }, _) => open::open(host, admitted, message, revision, reply),
         (Incoming::InSession(message), Some(session)) => {
             session.touch();

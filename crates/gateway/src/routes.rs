@@ -18,7 +18,7 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
     }
     let origin = cors::origin(&parts);
     if parts.method == Method::OPTIONS {
-        return cors::preflight(origin);
+        return cors::preflight(&parts, origin);
     }
     let mut response = match address(parts.uri.path()) {
         None => GateError::NoSuchPath.response(),

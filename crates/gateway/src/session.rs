@@ -7,6 +7,7 @@ use crate::listen::Host;
 use crate::modern::fail;
 use crate::post::single;
 use crate::reply::{Accepts, Body, Reply, empty, json, stream as event_stream};
+use crate::tools::Mirrored;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -113,6 +114,7 @@ fn spawn_call(
             Err(error) => return fail(reply, &error, message.id().as_deref()).await,
         };
         let asked = Asked {
+            mirrored: Mirrored::default(),
             caller: session.caller().clone(),
             session: Some(session),
             level,

@@ -41,6 +41,9 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long a server may take for one call.
     pub call_timeout: Duration,
+    /// How long a call of a tool may wait until the list of the server's tools is read, before it goes on without what the
+    /// list would have told.
+    pub tools_wait: Duration,
     /// A POST's event stream opens after this much silence at the latest, so that nothing in between gives up.
     pub stream_after: Duration,
     /// A comment on each open stream this often.
@@ -67,6 +70,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(300),
+            tools_wait: Duration::from_secs(2),
             stream_after: Duration::from_secs(3),
             keep_alive: Duration::from_secs(15),
             write_timeout: Duration::from_secs(60),

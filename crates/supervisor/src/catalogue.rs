@@ -5,7 +5,7 @@ use crate::instance::{Instance, Stalled, Wish};
 use crate::mailbox::Item;
 use bytes::Bytes;
 use model::report::LogSource;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,8 +24,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(5);
 /// After this long without a change, the next one is none of a row.
 const QUIET_MS: i64 = 10_000;
-/// Names of mirrored headers that are kept of one server.
-const NAMES: usize = 256;
 /// Different faults that are told of one process.
 const TOLD: usize = 256;
 
@@ -150,7 +148,6 @@ fn publish(instance: &Instance, catalogue: Catalogue) {
             instance.context.log.add(instance.id, LogSource::Host, &text);
         }
     }
-    instance.context.mirrored.add(&catalogue);
     let plain = catalogue.is_plain();
     instance.tools.known.send_replace(Some(Arc::new(catalogue)));
     instance.tools.plain.store(plain, Ordering::Release);
@@ -238,30 +235,6 @@ fn digest(page: &Message) -> u64 {
         page.member(Place::Result, name).map(|member| page.raw(member.value)).hash(&mut hasher);
     }
     hasher.finish()
-}
-
-/// Names of the headers that calls of a server's tools may carry, for the browsers that ask first (E32). It only grows: a
-/// page may still have the list in which a name stood.
-#[derive(Debug, Default)]
-pub(crate) struct HeaderNames(Mutex<BTreeSet<String>>);
-
-impl HeaderNames {
-    fn add(&self, catalogue: &Catalogue) {
-        if catalogue.is_plain() {
-            return;
-        }
-        let mut names = lock(&self.0);
-        for name in catalogue.header_names() {
-            if names.len() < NAMES {
-                names.insert(format!("Mcp-Param-{name}"));
-            }
-        }
-    }
-
-    /// In the order of the alphabet.
-    pub(crate) fn all(&self) -> Vec<String> {
-        lock(&self.0).iter().cloned().collect()
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,7 +1,6 @@
 //! One hosted server of one generation: its verdict, its slots, and the only way to an instance.
 
 use crate::absent::{Absent, Bound};
-use crate::catalogue::HeaderNames;
 use crate::handshake::Introduction;
 use crate::instance::Instance;
 use crate::key::{Caller, Key};
@@ -56,7 +55,6 @@ pub struct Hosted {
     pools: Mutex<HashMap<Key, Arc<Pool>>>,
     /// Throw-away processes at work.
     probes: TaskTracker,
-    mirrored: Arc<HeaderNames>,
     retired: CancellationToken,
     /// An operator does not want to wait for the next check.
     recheck: Notify,
@@ -107,7 +105,6 @@ impl Hosted {
             slots: Mutex::default(),
             pools: Mutex::default(),
             probes: TaskTracker::new(),
-            mirrored: Arc::default(),
             retired: CancellationToken::new(),
             recheck: Notify::new(),
         }
@@ -116,11 +113,6 @@ impl Hosted {
     /// What the operator asked for.
     pub fn spec(&self) -> &ServerSpec {
         &self.spec
-    }
-
-    /// Names of the `Mcp-Param-*` headers that calls of its tools may carry, as far as they are known.
-    pub fn header_names(&self) -> Vec<String> {
-        self.mirrored.all()
     }
 
     /// The era to speak with this server for a client of `client` era: its own where the server speaks it, so that
@@ -510,10 +502,6 @@ impl Hosted {
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
-    }
-
-    pub(crate) fn mirrored(&self) -> &Arc<HeaderNames> {
-        &self.mirrored
     }
 
     pub(crate) fn next_instance_id(&self) -> u64 {

@@ -1,7 +1,6 @@
 //! One isolation key's place: a task that keeps a process alive in it, and the state that callers wait for.
 
 use crate::absent::Absent;
-use crate::catalogue::HeaderNames;
 use crate::handshake::{self, HandshakeError, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::{self, Instance, ReadEnd};
@@ -37,8 +36,6 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     /// One process for everybody: nothing in it may be attributed to one caller.
     pub(crate) shared: bool,
-    /// The server's, over all its slots.
-    pub(crate) mirrored: Arc<HeaderNames>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -59,7 +56,6 @@ impl Context {
             log: hosted.log().clone(),
             counters: hosted.counters().clone(),
             shared,
-            mirrored: hosted.mirrored().clone(),
             sessions: Mutex::default(),
         }
     }

@@ -3,6 +3,7 @@
 
 mod bytes;
 mod failure;
+mod headers;
 mod host;
 mod isolation;
 mod legacy;

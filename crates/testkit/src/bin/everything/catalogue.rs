@@ -1,10 +1,11 @@
 //! What this server offers, as its lists say it.
 
-use crate::process::Era;
+use crate::process::{Era, Process};
 use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
 
 /// Tools of the conformance suite without arguments.
-const PLAIN: [(&str, &str); 30] = [
+const PLAIN: [(&str, &str); 31] = [
     ("test_simple_text", "Answers a text"),
     ("test_image_content", "Answers an image"),
     ("test_audio_content", "Answers a sound"),
@@ -30,6 +31,10 @@ const PLAIN: [(&str, &str); 30] = [
     ("test_input_required_result_multi_round", "Asks twice, one after the other"),
     ("test_input_required_result_tampered_state", "Asks for a confirmation and refuses a changed state"),
     ("test_input_required_result_capabilities", "Asks only what the client can answer"),
+    (
+        "test_trigger_header_change",
+        "Renames the headers of test_header_params, and says that the list of tools changed",
+    ),
     ("test_resource_link", "Answers a link to a resource"),
     ("test_elicitation_url", "Sends the user to a page"),
     ("counter", "Counts the calls to it in this process"),
@@ -37,9 +42,10 @@ const PLAIN: [(&str, &str); 30] = [
     ("cancellations", "Counts the cancellations that reached this process"),
 ];
 
-pub(crate) fn tools(era: Era) -> Vec<Value> {
+pub(crate) fn tools(process: &Process, era: Era) -> Vec<Value> {
     let plain = PLAIN.iter().map(|(name, description)| tool(name, description, &json!({})));
-    plain.chain(tools_with_arguments()).chain([json_schema_tool(), list_output_tool(era)]).collect()
+    let last = [json_schema_tool(), list_output_tool(era), header_params_tool(process)];
+    plain.chain(tools_with_arguments()).chain(last).collect()
 }
 
 /// Structured content may be any JSON in the modern era; in the legacy era it is an object.
@@ -85,6 +91,16 @@ fn tools_with_arguments() -> Vec<Value> {
         ),
         header,
     ]
+}
+
+/// Headers of every type, also of nested parameters. Their names change when a test wants it.
+fn header_params_tool(process: &Process) -> Value {
+    let prefix = if process.renamed.load(Ordering::Relaxed) { "New-" } else { "" };
+    let mirrored = |kind: &str, name: &str| json!({"type": kind, "x-mcp-header": format!("{prefix}{name}")});
+    let tenant = json!({"type": "object", "properties": {"id": mirrored("integer", "Tenant")}});
+    let properties =
+        json!({"tenant": tenant, "dry": mirrored("boolean", "Dry-Run"), "place": mirrored("string", "Place")});
+    tool("test_header_params", "Answers its arguments, which HTTP clients mirror in headers", &properties)
 }
 
 fn json_schema_tool() -> Value {

@@ -70,7 +70,7 @@ fn page(call: &Call, params: &Params, name: &str, items: Vec<Value>) -> Result<R
 
 fn answer(call: &Call, method: &str, params: &Params) -> Result<Reply, RpcError> {
     match method {
-        "tools/list" => page(call, params, "tools", catalogue::tools(call.client.era)),
+        "tools/list" => page(call, params, "tools", catalogue::tools(&call.process, call.client.era)),
         "prompts/list" => page(call, params, "prompts", catalogue::prompts()),
         "resources/list" => page(call, params, "resources", catalogue::resources()),
         "resources/templates/list" => page(call, params, "resourceTemplates", catalogue::templates()),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,6 +62,8 @@ pub(crate) struct Process {
     /// Protects request states; new in every process.
     pub(crate) key: [u8; 32],
     pub(crate) counter: AtomicU64,
+    /// The headers of a tool have other names than at the start.
+    pub(crate) renamed: AtomicBool,
     /// Cancellations that arrived, and those that stopped a running call.
     pub(crate) cancels_seen: AtomicU64,
     pub(crate) cancels_hit: AtomicU64,
@@ -86,6 +88,7 @@ impl Process {
             key,
             output: Output::default(),
             counter: AtomicU64::new(0),
+            renamed: AtomicBool::new(false),
             cancels_seen: AtomicU64::new(0),
             cancels_hit: AtomicU64::new(0),
             listens: Mutex::default(),

@@ -21,7 +21,11 @@ pub(crate) fn takes_time(name: &str) -> bool {
 pub(crate) fn run(call: &Call, params: &Params) -> Result<Reply, RpcError> {
     let process = &call.process;
     Ok(match params.text("name")? {
-        "echo" => echo(params),
+        "echo" | "test_header_params" => echo(params),
+        "test_trigger_header_change" => {
+            process.renamed.fetch_xor(true, Ordering::Relaxed);
+            list_changed(process, "tools")
+        }
         "sleep" => sleep(call, params)?,
         "counter" => counter(process),
         "cancellations" => cancellations(process),
