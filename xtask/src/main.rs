@@ -1,7 +1,8 @@
-//! The project's own tools: `tidy` holds the house rules, `bench` measures. Hidden commands are the processes that
+//! The project's own tools: `tidy` holds the house rules, `eras` prints a document, `bench` measures. Hidden commands are the processes that
 //! `bench` starts, so that their CPU time is their own.
 
 mod bench;
+mod eras;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +22,8 @@ struct Arguments {
 enum Task {
     /// Check the house rules: import table, file shape, words, documents. Prints every violation.
     Tidy,
+    /// Print docs/eras.md from the era matrix.
+    Eras,
     /// Measure staithe beside the floor and, with --peers, beside its peers.
     Bench(bench::Options),
     /// Drive calls at one address and print what was measured.
@@ -43,6 +46,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Tidy => return report_tidy(),
+        Task::Eras => return print_eras(),
         Task::Bench(options) => bench::run(&options),
         Task::Load(options) => bench::load::run(&options),
         Task::Sessions(options) => bench::sessions::run(&options),
@@ -59,10 +63,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs `tidy` over the checkout that this program was built from.
+/// The checkout that this program was built from.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+fn print_eras() -> ExitCode {
+    match eras::write(root()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_error(&stdx::chain::Chain(&error).to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs `tidy` over the checkout.
 fn report_tidy() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let violations = match tidy::check(root) {
+    let violations = match tidy::check(root()) {
         Ok(violations) => violations,
         Err(error) => {
             say_error(&stdx::chain::Chain(&error).to_string());

@@ -5,6 +5,7 @@
 
 mod client;
 mod http1;
+pub mod matrix;
 mod sse;
 
 pub use client::{Client, MODERN, Session};

@@ -1,7 +1,8 @@
-//! Rules about what people read: ARCHITECTURE.md tells the truth, decisions have their form, no file names a place
+//! Rules about what people read: ARCHITECTURE.md tells the truth, decisions have their form, the page of the eras is the printed one, no file names a place
 //! on somebody's machine.
 
 use super::{ARCHITECTURE_LINES, DECISION_HEADINGS, EXAMPLE_PEOPLE, Tree, Violation, note};
+use crate::eras;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Checks every document, and every file for paths of machines.
@@ -9,6 +10,17 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<Violation>) {
     check_architecture(tree, found);
     check_decisions(tree, found);
     check_machine_paths(tree, found);
+    check_eras(tree, found);
+}
+
+/// What is printed from a table says what the table says.
+fn check_eras(tree: &Tree, found: &mut Vec<Violation>) {
+    let Some(text) = tree.text(eras::PATH) else { return };
+    let page = eras::page();
+    let differs = text.lines().zip(page.lines()).take_while(|(is, must)| is == must).count();
+    if text != page {
+        note(found, eras::PATH, differs + 1, "differs from the era matrix: run `cargo xtask eras`");
+    }
 }
 
 fn check_architecture(tree: &Tree, found: &mut Vec<Violation>) {

@@ -199,6 +199,23 @@ fn the_architecture_tells_the_truth() {
 }
 
 #[test]
+fn the_page_of_the_eras_is_the_printed_one() {
+    let page = crate::eras::page();
+    assert_eq!(Fake::with(&[("docs/eras.md", &page)]).violations(), Vec::<String>::new());
+    breaks(
+        "docs/eras.md",
+        &page.replacen("exact", "perfect", 1),
+        1 + line_of(&page, "exact"),
+        "run `cargo xtask eras`",
+    );
+    breaks("docs/eras.md", &format!("{page}more\n"), page.lines().count() + 1, "run `cargo xtask eras`");
+}
+
+fn line_of(text: &str, word: &str) -> usize {
+    text.lines().position(|line| line.contains(word)).unwrap()
+}
+
+#[test]
 fn decisions_have_their_form() {
     breaks("docs/decisions/1-x.md", "", 1, "NNNN-title.md");
     breaks("docs/decisions/0002-Title.md", "", 1, "NNNN-title.md");
@@ -251,6 +268,7 @@ fn every_requirement_that_applies_is_cited() {
 fn the_real_tree_keeps_the_rules() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     assert!(root.join("docs/requirements.md").is_file(), "the requirements must be listed");
+    assert!(root.join(crate::eras::PATH).is_file(), "the era matrix must be printed");
     let found = check(root).unwrap();
     let text: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert!(text.is_empty(), "{} violations:\n{}", text.len(), text.join("\n"));

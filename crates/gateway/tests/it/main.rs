@@ -8,5 +8,6 @@ mod host;
 mod isolation;
 mod legacy;
 mod limits;
+mod matrix;
 mod modern;
 mod traps;
