@@ -163,7 +163,7 @@ fn measure(places: &Places, scale: Scale, with_peers: bool) -> Result<Results, B
         }
     }
     let mut memory = Vec::new();
-    for host in &hosts {
+    for host in hosts.iter().filter(|host| host.has_memory_row()) {
         say(&format!("memory: {}", host.name));
         match memory::measure(places, host, scale) {
             Ok(measured) => memory.push(measured),

@@ -105,7 +105,9 @@ const REPEAT: &str = "\n## How to repeat\n\n\
     sends the next call. TCP_NODELAY is set. The load generator is a process of its own with one thread; it shares the \
     machine's cores with what it measures, as the stdio server does. It checks the id and the text of every answer. The \
     *floor* is a bare hyper server that writes the body of each request to one stdio server and awaits the line with \
-    the same id: no checks, no sessions, no auth. It is the least that any gateway must do.\n";
+    the same id: no checks, no sessions, no auth. It is the least that any gateway must do. A *bridged* call is one of a \
+    client of one era to a server that is held to the other; it is compared with the same client's call to a server of \
+    its own era.\n";
 
 fn opening(machine: &Machine) -> String {
     let scale = machine.scale;
@@ -168,7 +170,28 @@ fn goals(results: &Results) -> Vec<Goal> {
             "× the floor",
         ));
     }
+    goals.extend(bridged_goals(results));
     goals.extend(own_goals(results));
+    goals
+}
+
+/// A call between two eras beside the same client's call to a server of its own era.
+fn bridged_goals(results: &Results) -> Vec<Goal> {
+    let ways = [
+        (Role::BridgedToLegacy, Role::StaitheModern, "2026-07-28 call of a server of sessions"),
+        (Role::BridgedToModern, Role::StaitheLegacy, "session's call of a 2026-07-28 server"),
+    ];
+    let mut goals = Vec::new();
+    for (bridged, same, what) in ways {
+        for callers in [1, 16] {
+            let cell = Cell { callers, bytes: 100 };
+            if let (Some(bridged), Some(same)) = (results.figure(bridged, cell), results.figure(same, cell)) {
+                let plural = if callers == 1 { "" } else { "s" };
+                let what = format!("p50, {callers} caller{plural}, 100 B, {what}");
+                goals.push(at_most(&what, ratio(bridged.p50_us, same.p50_us), 1.15, "× the same-era call"));
+            }
+        }
+    }
     goals
 }
 
@@ -358,7 +381,9 @@ impl Results {
 fn bold(row: &Row) -> String {
     match row.role {
         Role::Other | Role::Peer => row.label.clone(),
-        Role::Floor | Role::StaitheLegacy | Role::StaitheModern => format!("**{}**", row.label),
+        Role::Floor | Role::StaitheLegacy | Role::StaitheModern | Role::BridgedToModern | Role::BridgedToLegacy => {
+            format!("**{}**", row.label)
+        }
     }
 }
 

@@ -34,7 +34,18 @@ enum Kind {
     Staithe {
         open: bool,
     },
+    /// staithe in front of a server that speaks one era, called in the other.
+    Bridge(Bridge),
     Peer(Peer),
+}
+
+/// Which way a call crosses the eras.
+#[derive(Clone, Copy, Debug)]
+enum Bridge {
+    /// A 2026-07-28 client, a server that knows `initialize` alone.
+    ToLegacy,
+    /// A client with a session, a server that knows 2026-07-28 alone.
+    ToModern,
 }
 
 /// Something that is started once and measured by one or more rows.
@@ -55,6 +66,9 @@ pub(crate) enum Role {
     /// Goals are judged by these rows: default settings, auth on.
     StaitheLegacy,
     StaitheModern,
+    /// The same calls to a server of the other era, compared with the two above.
+    BridgedToModern,
+    BridgedToLegacy,
     Peer,
 }
 
@@ -76,7 +90,21 @@ pub(crate) fn own_hosts() -> Vec<Host> {
         host("hyper + one pipe round trip: the floor", Kind::FloorPipe),
         host("staithe", Kind::Staithe { open: false }),
         host("staithe --open", Kind::Staithe { open: true }),
+        host("staithe, server of sessions alone", Kind::Bridge(Bridge::ToLegacy)),
+        host("staithe, server of 2026-07-28 alone", Kind::Bridge(Bridge::ToModern)),
     ]
+}
+
+// === impl Bridge ===
+
+impl Bridge {
+    /// The era that the server is held to.
+    fn era(self) -> &'static str {
+        match self {
+            Self::ToLegacy => "legacy",
+            Self::ToModern => "modern",
+        }
+    }
 }
 
 // === impl Host ===
@@ -90,9 +118,14 @@ impl Host {
         matches!(self.kind, Kind::Peer(_))
     }
 
+    /// Whether its memory is of interest: how it translates calls takes none.
+    pub(crate) fn has_memory_row(&self) -> bool {
+        !matches!(self.kind, Kind::Bridge(_))
+    }
+
     /// Whether it speaks MCP over HTTP, with sessions.
     pub(crate) fn has_sessions(&self) -> bool {
-        matches!(self.kind, Kind::Staithe { .. } | Kind::Peer(_))
+        matches!(self.kind, Kind::Staithe { .. } | Kind::Bridge(_) | Kind::Peer(_))
     }
 
     /// Starts it; nothing where there is nothing to start.
@@ -111,6 +144,11 @@ impl Host {
                 let options: &[&str] = if *open { &["--open"] } else { &[] };
                 let command = subject::staithe(&places.staithe, &places.scratch.join(name), options, &places.echo);
                 (command, Ready::Staithe { open: *open }, "/mcp/echo")
+            }
+            Kind::Bridge(bridge) => {
+                let state = places.scratch.join(name);
+                let command = subject::staithe(&places.staithe, &state, &["--era", bridge.era()], &places.echo);
+                (command, Ready::Staithe { open: false }, "/mcp/echo")
             }
             Kind::Peer(peer) => {
                 let port = peers::free_port()?;
@@ -131,6 +169,12 @@ impl Host {
                 row(", 2026-07-28 calls", Role::StaitheModern, Protocol::Modern),
             ],
             Kind::Staithe { open: true } => vec![row(", sessions", Role::Other, Protocol::Legacy)],
+            Kind::Bridge(Bridge::ToLegacy) => {
+                vec![row(", bridged 2026-07-28 calls", Role::BridgedToLegacy, Protocol::Modern)]
+            }
+            Kind::Bridge(Bridge::ToModern) => {
+                vec![row(", bridged sessions", Role::BridgedToModern, Protocol::Legacy)]
+            }
             Kind::Peer(_) => vec![
                 row(", sessions", Role::Peer, Protocol::Legacy),
                 row(", 2026-07-28 calls", Role::Peer, Protocol::Modern),
