@@ -152,11 +152,11 @@ def running(command, log, **settings):
 
 
 @contextlib.contextmanager
-def hosted(server, log, open_door, state):
-    """`staithe run` in front of the command line `server`. Yields what its ready line says."""
-    door = ["--open"] if open_door else []
-    command = [staithe_binary(), "--json", "--state-dir", state, "run", "--listen", "127.0.0.1:0", "--name", "hosted", *door, "--", *server]
-    with running(command, log) as program:
+def hosted(server, log, open_door, state, options=(), cwd=None):
+    """`staithe run` with `options` in front of the command line `server`. Yields what its ready line says."""
+    options = [*(["--open"] if open_door else []), *options]
+    command = [staithe_binary(), "--json", "--state-dir", state, "run", "--listen", "127.0.0.1:0", "--name", "hosted", *options, "--", *server]
+    with running(command, log, cwd=cwd) as program:
         line = program.line(lambda text: text.startswith("{"))
         try:
             ready = json.loads(line)

@@ -1,17 +1,24 @@
 //! rmcp as a client of staithe, in both eras and under both auth settings. The interop matrix (`tests/interop/run.py`) runs `matrix_cell`
 //! of this file as its rmcp client, in front of published servers.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(deprecated, reason = "sampling, roots and subscriptions are what clients of the older revisions have")]
 
-use rmcp::model::{CallToolRequestParams, ProtocolVersion};
+use rmcp::model::{
+    CallToolRequestParams, ClientCapabilities, ClientConfig, CreateMessageRequestParams, CreateMessageResult,
+    ElicitRequestParams, ElicitResult, ElicitationAction, ErrorData, ListRootsResult, ProtocolVersion,
+    ResourceUpdatedNotificationParam, Root, SamplingMessage, SubscribeRequestParams, SubscriptionFilter,
+};
+use rmcp::service::{NotificationContext, RequestContext, RunningService, ServiceError, Subscription};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use rmcp::{ClientLifecycleMode, ClientServiceExt};
+use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt, RoleClient};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// No step of these tests may take longer.
@@ -68,7 +75,7 @@ async fn lists_and_calls(program: &str, args: &[&str]) {
             assert_eq!((&report["ok"], &report["isError"]), (&json!(true), &json!(false)), "{told}");
             assert_eq!(report["protocol"], protocol, "{told}");
             assert!(report["tools"].as_array().unwrap().contains(&json!("echo")), "{told}");
-            assert!(report["text"].as_str().unwrap().contains("canary 7391"), "{told}");
+            assert!(report["texts"][0].as_str().unwrap().contains("canary 7391"), "{told}");
         }
     }
 }
@@ -94,8 +101,8 @@ impl Host {
     }
 
     fn plan(&self, era: &str, token: Option<&str>) -> Value {
-        json!({"url": self.url, "token": token, "era": era, "tool": "echo",
-               "arguments": {"text": "canary 7391", "message": "canary 7391"}})
+        let call = json!({"tool": "echo", "arguments": {"text": "canary 7391", "message": "canary 7391"}});
+        json!({"url": self.url, "token": token, "era": era, "calls": [call]})
     }
 }
 
@@ -140,7 +147,7 @@ fn first_line(stdout: ChildStdout) -> String {
     line.unwrap_or_else(|| panic!("staithe ended without a ready line")).unwrap()
 }
 
-/// Lists the tools and calls one, as the plan says; every failure is part of the report.
+/// Lists the tools and makes the calls of the plan; every failure is part of the report.
 async fn talk(plan: &Value) -> Value {
     let outcome = tokio::time::timeout(PATIENCE, list_and_call(plan)).await;
     match outcome.unwrap_or_else(|_| Err(format!("no answer in {PATIENCE:?}"))) {
@@ -162,16 +169,129 @@ async fn list_and_call(plan: &Value) -> Result<Value, String> {
         _ => ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] },
     };
     let transport = StreamableHttpClientTransport::from_config(config);
-    let client = ().serve_with_lifecycle(transport, lifecycle).await.map_err(|e| format!("{e:?}"))?;
+    let whoever = Whoever::of(plan);
+    let heard = Arc::clone(&whoever.heard);
+    let client = whoever.serve_with_lifecycle(transport, lifecycle).await.map_err(|e| format!("{e:?}"))?;
     let protocol = client.peer_info().map(|info| info.protocol_version.to_string());
     let tools = client.list_all_tools().await.map_err(|e| format!("{e:?}"))?;
-    let arguments = plan["arguments"].as_object().unwrap().clone();
-    let call = CallToolRequestParams::new(plan["tool"].as_str().unwrap().to_owned()).with_arguments(arguments);
-    let result = client.call_tool(call).await.map_err(|e| format!("{e:?}"))?;
-    let words: Vec<&str> = result.content.iter().filter_map(|part| Some(part.as_text()?.text.as_str())).collect();
+    let subscription = watch(&client, plan).await.map_err(|e| format!("{e:?}"))?;
+    let (mut texts, mut failed) = (Vec::new(), false);
+    for call in plan["calls"].as_array().unwrap() {
+        let arguments = call["arguments"].as_object().unwrap().clone();
+        let params = CallToolRequestParams::new(call["tool"].as_str().unwrap().to_owned()).with_arguments(arguments);
+        let result = client.call_tool(params).await.map_err(|e| format!("{e:?}"))?;
+        let words: Vec<&str> = result.content.iter().filter_map(|part| Some(part.as_text()?.text.as_str())).collect();
+        texts.push(words.join("\n"));
+        failed |= result.is_error.unwrap_or(false);
+    }
+    let heard = listen(subscription, &heard, &plan["watch"]["wanted"]).await;
     let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_ref()).collect();
-    let report = json!({"ok": true, "protocol": protocol, "tools": names, "text": words.join("\n"),
-                        "isError": result.is_error.unwrap_or(false)});
+    let report =
+        json!({"ok": true, "protocol": protocol, "tools": names, "texts": texts, "isError": failed, "heard": heard});
     client.cancel().await.map_err(|e| format!("{e:?}"))?;
     Ok(report)
+}
+
+/// Asks for what the plan wants to watch: a subscription where the era has them, else none.
+async fn watch(
+    client: &RunningService<RoleClient, Whoever>,
+    plan: &Value,
+) -> Result<Option<Subscription>, ServiceError> {
+    let Some(uri) = plan["watch"]["uri"].as_str() else { return Ok(None) };
+    if plan["era"] == "modern" {
+        let filter = SubscriptionFilter::builder().tools_list_changed().resources_list_changed();
+        return client.listen(filter.resource_subscriptions([uri.to_owned()]).build()).await.map(Some);
+    }
+    client.subscribe(SubscribeRequestParams::new(uri.to_owned())).await?;
+    Ok(None)
+}
+
+/// What was heard once all that is wanted was, or after some seconds.
+async fn listen(
+    mut subscription: Option<Subscription>,
+    heard: &Mutex<BTreeSet<String>>,
+    wanted: &Value,
+) -> Vec<String> {
+    let wanted: Vec<&str> =
+        wanted.as_array().map_or_else(Vec::new, |all| all.iter().filter_map(Value::as_str).collect());
+    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    while tokio::time::Instant::now() < end && wanted.iter().any(|method| !heard.lock().unwrap().contains(*method)) {
+        let pause = Duration::from_millis(50);
+        let Some(events) = subscription.as_mut() else {
+            tokio::time::sleep(pause).await;
+            continue;
+        };
+        if let Ok(Ok(Some(event))) = tokio::time::timeout(pause, events.next()).await {
+            let method = serde_json::to_value(&event).unwrap()["method"].as_str().unwrap().to_owned();
+            heard.lock().unwrap().insert(method);
+        }
+    }
+    heard.lock().unwrap().iter().cloned().collect()
+}
+
+/// The client itself: whoever is asked answers with the text of the plan, and what it is told is noted.
+#[derive(Debug)]
+struct Whoever {
+    answer: Option<String>,
+    root: String,
+    heard: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Whoever {
+    fn of(plan: &Value) -> Self {
+        let text = |name: &str| plan[name].as_str().map(str::to_owned);
+        Self { answer: text("answer"), root: text("roots").unwrap_or_default(), heard: Arc::default() }
+    }
+
+    fn note(&self, method: &str) {
+        self.heard.lock().unwrap().insert(method.to_owned());
+    }
+}
+
+impl ClientHandler for Whoever {
+    fn get_info(&self) -> ClientConfig {
+        let mut config = ClientConfig::default();
+        if self.answer.is_some() {
+            config.capabilities =
+                ClientCapabilities::builder().enable_elicitation().enable_sampling().enable_roots().build();
+        }
+        config
+    }
+
+    async fn create_elicitation(
+        &self,
+        _request: ElicitRequestParams,
+        _context: RequestContext<RoleClient>,
+    ) -> Result<ElicitResult, ErrorData> {
+        Ok(ElicitResult::new(ElicitationAction::Accept).with_content(json!({"name": self.answer})))
+    }
+
+    async fn create_message(
+        &self,
+        _request: CreateMessageRequestParams,
+        _context: RequestContext<RoleClient>,
+    ) -> Result<CreateMessageResult, ErrorData> {
+        let message = SamplingMessage::assistant_text(self.answer.clone().unwrap_or_default());
+        Ok(CreateMessageResult::new(message, "none".to_owned()))
+    }
+
+    async fn list_roots(&self, _context: RequestContext<RoleClient>) -> Result<ListRootsResult, ErrorData> {
+        Ok(ListRootsResult::new(vec![Root::new(self.root.clone())]))
+    }
+
+    async fn on_resource_updated(
+        &self,
+        _params: ResourceUpdatedNotificationParam,
+        _context: NotificationContext<RoleClient>,
+    ) {
+        self.note("notifications/resources/updated");
+    }
+
+    async fn on_resource_list_changed(&self, _context: NotificationContext<RoleClient>) {
+        self.note("notifications/resources/list_changed");
+    }
+
+    async fn on_tool_list_changed(&self, _context: NotificationContext<RoleClient>) {
+        self.note("notifications/tools/list_changed");
+    }
 }
