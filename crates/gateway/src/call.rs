@@ -5,7 +5,7 @@ use crate::error::CallError;
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::Reply;
-use crate::tools::{self, Mirrored};
+use crate::tools::{self, Mirrored, Sent};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,11 +93,14 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
                 None => return Ok(End::Silence),
             },
         };
-        if let Err(mismatch) = tools::check(asked, &lease, host.settings.limits.tools_wait).await {
-            lease.release();
-            return Err(mismatch.into());
-        }
-        match send(asked, &lease).await {
+        let sent = match tools::sent(asked, &lease, host.settings.limits.tools_wait).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                lease.release();
+                return Err(error);
+            }
+        };
+        match send(asked, &lease, &sent).await {
             Ok(pending) => {
                 let end = answer(host, asked, &lease, pending, reply).await;
                 lease.release();
@@ -137,7 +140,7 @@ pub(crate) fn leg(asked: &Asked, lease: &Lease) -> Leg {
 }
 
 /// Registers the call and writes its line.
-async fn send(asked: &Asked, lease: &Lease) -> Result<Pending, Stalled> {
+async fn send(asked: &Asked, lease: &Lease, sent: &Sent) -> Result<Pending, Stalled> {
     let instance = lease.instance();
     // In a session the level is set by the request itself.
     if let (Some(level), None) = (asked.level, &asked.session) {
@@ -149,7 +152,10 @@ async fn send(asked: &Asked, lease: &Lease) -> Result<Pending, Stalled> {
         (None, None) => Wish::Nothing,
     };
     let pending = instance.begin(asked.id(), wish, asked.session.clone());
-    let line = line(asked, lease, pending.id());
+    if sent.as_task {
+        pending.is_task();
+    }
+    let line = line(asked, lease, sent, pending.id());
     match pending.send(line) {
         Ok(()) => {
             if let (Some(level), Some(_)) = (asked.level, &asked.session) {
@@ -164,7 +170,7 @@ async fn send(asked: &Asked, lease: &Lease) -> Result<Pending, Stalled> {
     }
 }
 
-fn line(asked: &Asked, lease: &Lease, upstream_id: u64) -> Vec<u8> {
+fn line(asked: &Asked, lease: &Lease, sent: &Sent, upstream_id: u64) -> Vec<u8> {
     let mut line = Vec::with_capacity(asked.message.bytes().len() + 256);
     if let (Some(level), Some(_)) = (asked.level, &asked.session) {
         // Sessions of one process share its level: the most verbose wish counts (B14).
@@ -178,7 +184,8 @@ fn line(asked: &Asked, lease: &Lease, upstream_id: u64) -> Vec<u8> {
         client_info: session.client_info(),
         log_level: level.map(Level::as_str),
     });
-    bridge::request_line(&mut line, &asked.message, leg(asked, lease), upstream_id, stated.as_ref());
+    let message = sent.message.as_ref().unwrap_or(&asked.message);
+    bridge::request_line(&mut line, message, leg(asked, lease), upstream_id, stated.as_ref());
     line
 }
 
@@ -209,7 +216,7 @@ async fn answer(
             Happened::Item(Item::Answer(message)) => {
                 let server_info = lease.instance().greeting().and_then(|g| g.server_info());
                 let (leg, method) = (leg(asked, lease), asked.message.method());
-                tools::listed(asked, lease, &message);
+                let message = tools::fitted(asked, lease, message, limits.tools_wait).await?;
                 break Ok(End::Answer(bridge::response(&message, leg, &asked.id(), method, server_info)));
             }
             Happened::Item(Item::Gone(report)) => break Err(CallError::Gone(report)),

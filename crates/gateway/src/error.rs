@@ -73,6 +73,10 @@ pub(crate) enum CallError {
     Level(String),
     #[error("the method {0:?} is not known")]
     UnknownMethod(String),
+    #[error(
+        "the method {0:?} is not known: there are no tasks across protocol eras, nor where a process is shared or taken for one call"
+    )]
+    NoTasks(String),
     #[error(transparent)]
     Mirrored(#[from] wire::param::Mismatch),
     #[error("the method {0:?} is not known within a session; it belongs to protocol version 2026-07-28")]
@@ -133,6 +137,7 @@ impl CallError {
             | Self::Level(_)
             | Self::UnknownMethod(_)
             | Self::NotInSession(_)
+            | Self::NoTasks(_)
             | Self::Mirrored(_) => Blame::Caller,
         }
     }
@@ -155,6 +160,7 @@ impl CallError {
             Self::Opening(_) => (400, code::INVALID_PARAMS, "invalid_initialize"),
             Self::Level(_) => (200, code::INVALID_PARAMS, "invalid_level"),
             Self::UnknownMethod(_) => (404, code::METHOD_NOT_FOUND, "unknown_method"),
+            Self::NoTasks(_) => (200, code::METHOD_NOT_FOUND, "no_tasks"),
             Self::Mirrored(_) => (400, code::HEADER_MISMATCH, "header_mismatch"),
             Self::NotInSession(_) => (200, code::METHOD_NOT_FOUND, "unknown_method"),
         }

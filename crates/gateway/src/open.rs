@@ -31,8 +31,8 @@ pub(crate) fn open(host: Arc<Host>, admitted: Admitted, message: Message, revisi
         }
         match started(&host, &admitted, &session, &mut reply).await {
             Ok(Some(lease)) => {
-                // Tasks are not kept apart between the principals of a shared process.
-                let body = lease.instance().greeting().map(|g| g.initialize_response(&id, revision, lease.shared()));
+                let body =
+                    lease.instance().greeting().map(|g| g.initialize_response(&id, revision, lease.hides_tasks()));
                 lease.release();
                 reply.finish(Delivery { body: body.unwrap_or_default(), status: 200 }).await;
             }

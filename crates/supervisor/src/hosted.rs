@@ -543,6 +543,12 @@ impl Lease {
         self.slot.context.shared
     }
 
+    /// Whether clients of the process are told of no tasks: everybody shares it, so that a task could be met by another
+    /// principal (E212, E213), or it serves one call at a time, so that the next request about a task meets another process.
+    pub fn hides_tasks(&self) -> bool {
+        self.slot.context.shared || self._place.is_some()
+    }
+
     /// Gives it back.
     pub fn release(self) {
         self.slot.touch();

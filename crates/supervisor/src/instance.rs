@@ -1,5 +1,6 @@
 //! One living process: what waits for its answers, and how lines reach it. Its stdout is read by one task, [`read`].
 
+use crate::absorb::Absorbed;
 use crate::catalogue::Tools;
 use crate::last_words::LastWords;
 use crate::level::Level;
@@ -74,6 +75,7 @@ pub struct Instance {
     last_words: Mutex<LastWords>,
     level: tokio::sync::Mutex<Option<Level>>,
     pub(crate) tools: Tools,
+    pub(crate) absorbed: Absorbed,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +115,7 @@ impl Instance {
             last_words: Mutex::default(),
             level: tokio::sync::Mutex::new(None),
             tools: Tools::new(),
+            absorbed: Absorbed::default(),
         }
     }
 
@@ -183,6 +186,13 @@ impl Instance {
         }
         drop(calls);
         for id in found {
+            self.take_back(id, reason);
+        }
+    }
+
+    /// Tells the server that nobody waits for a request any more: by the means of tasks where it became one.
+    fn take_back(&self, id: u64, reason: &str) {
+        if !self.absorbed_cancel(id) {
             let mut line = Vec::new();
             bridge::cancel_line(&mut line, id, reason);
             let _ = self.send(line);
@@ -272,6 +282,11 @@ impl Pending {
         self.id
     }
 
+    /// The call is sent as a task of the server: what it answers about the task stays here, and its result is the answer.
+    pub fn is_task(&self) {
+        self.instance.absorb(self.id);
+    }
+
     /// Sends the call's line.
     pub fn send(&self, line: Vec<u8>) -> Result<(), Stalled> {
         self.instance.write(line, self.crowded)
@@ -284,6 +299,7 @@ impl Pending {
 
     /// The call is over: late words about it are dropped.
     pub fn finish(self) {
+        self.instance.absorbed_over(self.id);
         self.instance.calls().waiting.remove(&self.id);
     }
 
@@ -291,9 +307,7 @@ impl Pending {
     pub fn abandon(self, reason: &str) {
         let waited = self.instance.calls().waiting.remove(&self.id).is_some();
         if waited {
-            let mut line = Vec::new();
-            bridge::cancel_line(&mut line, self.id, reason);
-            let _ = self.instance.send(line);
+            self.instance.take_back(self.id, reason);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! stdout; the pending calls of an instance sit behind one lock that nobody holds across an await.
 
 mod absent;
+mod absorb;
 mod asks;
 mod catalogue;
 mod handshake;

@@ -54,8 +54,9 @@ fn dispatch(instance: &Arc<Instance>, message: Message) {
 }
 
 fn answer(instance: &Instance, message: Message) {
-    let id = message.id().and_then(|raw| number(&raw));
-    let waiting = id.and_then(|id| instance.calls().waiting.remove(&id));
+    let Some(id) = message.id().and_then(|raw| number(&raw)) else { return };
+    let Some((id, message)) = instance.absorbed_answer(id, message) else { return };
+    let waiting = instance.calls().waiting.remove(&id);
     match waiting {
         Some(waiting) => {
             if waiting.of_a_client() {
@@ -99,6 +100,8 @@ fn notification(instance: &Arc<Instance>, message: Message) {
         "notifications/progress" => progress(instance, message),
         "notifications/message" => log_message(instance, message),
         "notifications/cancelled" if instance.era == Era::Legacy => asks::taken_back(instance, &message),
+        // The tasks of a process that everybody shares are nobody's (E213).
+        "notifications/tasks/status" if instance.context.shared || instance.is_absorbed_task(&message) => {}
         _ if message.member(Place::Meta, SUBSCRIPTION).is_some() => to_subscription(instance, message),
         "notifications/resources/updated" => updated(instance, &message),
         _ => broadcast(instance, &message),

@@ -252,6 +252,30 @@ const URLS: &[Client] = &[Client::November, Client::Modern];
 /// Every exception. No two cover the same cell.
 pub const EXCEPTIONS: &[Exception] = &[
     Exception {
+        clients: &[Client::V2024],
+        spoken: EITHER,
+        features: &[Feature::Audio],
+        modes: EVERY,
+        outcome: Outcome::Lossy(Loss::Text),
+        why: "sound came with 2025-03-26",
+    },
+    Exception {
+        clients: &[Client::V2024, Client::March],
+        spoken: EITHER,
+        features: &[Feature::ResourceLink],
+        modes: EVERY,
+        outcome: Outcome::Lossy(Loss::Text),
+        why: "links to resources came with 2025-06-18",
+    },
+    Exception {
+        clients: SESSIONS,
+        spoken: MODERN,
+        features: &[Feature::StructuredList, Feature::ToolList],
+        modes: EVERY,
+        outcome: Outcome::Lossy(Loss::Wrapped),
+        why: "any JSON as structured content came with 2026-07-28",
+    },
+    Exception {
         clients: SESSIONS,
         spoken: MODERN,
         features: &[Feature::NotFound],

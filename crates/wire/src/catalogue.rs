@@ -6,6 +6,7 @@ use crate::era::Revision;
 use crate::message::{Message, Shape};
 use crate::param::Param;
 use crate::scan::{self, Kind, Place, Span};
+use crate::shape::{DATA, NAMED};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -261,11 +262,6 @@ fn annotated(bytes: &[u8], tool: Span) -> (Vec<Param>, Vec<FaultKind>) {
 }
 
 const ANNOTATION: &str = "x-mcp-header";
-/// Members of a schema whose values are names with schemas.
-const NAMED: [&str; 6] =
-    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
-/// Members of a schema whose values are data.
-const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
 /// Parameters that no proxy should see.
 const SECRETS: [&str; 8] = ["password", "passwd", "secret", "token", "apikey", "api_key", "credential", "private_key"];
 

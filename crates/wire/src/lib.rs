@@ -17,7 +17,12 @@ pub mod message;
 pub mod method;
 pub mod param;
 pub mod scan;
-mod shape;
+pub mod shape;
 pub mod splice;
 pub mod sse;
 mod walk;
+
+pub mod negotiated;
+#[cfg(test)]
+mod round_trip;
+pub mod task;

@@ -10,4 +10,6 @@ mod legacy;
 mod limits;
 mod matrix;
 mod modern;
+mod shapes;
+mod tasks;
 mod traps;

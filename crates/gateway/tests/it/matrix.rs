@@ -157,6 +157,15 @@ fn lossy(loss: Loss, direct: &[Value], seen: &[Value]) -> Vec<Value> {
             let said = said.unwrap_or("a text that says what was there");
             expected[0]["result"]["content"][0] = json!({"type": "text", "text": said});
         }
+        Loss::Wrapped if expected[0].get("inputSchema").is_some() => {
+            for tool in &mut expected {
+                let schema = tool.get_mut("outputSchema").filter(|schema| schema["type"] != "object");
+                if let Some(schema) = schema {
+                    *schema =
+                        json!({"type": "object", "properties": {"result": schema.take()}, "required": ["result"]});
+                }
+            }
+        }
         Loss::Wrapped => {
             let schema = expected[0]["schema"].take();
             expected[0]["schema"] = json!({"type": "object", "properties": {"result": schema}, "required": ["result"]});

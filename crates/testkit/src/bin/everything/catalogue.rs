@@ -1,6 +1,7 @@
 //! What this server offers, as its lists say it.
 
 use crate::process::{Era, Process};
+use crate::tasks;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
@@ -45,7 +46,8 @@ const PLAIN: [(&str, &str); 31] = [
 pub(crate) fn tools(process: &Process, era: Era) -> Vec<Value> {
     let plain = PLAIN.iter().map(|(name, description)| tool(name, description, &json!({})));
     let last = [json_schema_tool(), list_output_tool(era), header_params_tool(process)];
-    plain.chain(tools_with_arguments()).chain(last).collect()
+    let tasks = if process.with_tasks && era == Era::Legacy { tasks::tools() } else { Vec::new() };
+    plain.chain(tools_with_arguments()).chain(last).chain(tasks).collect()
 }
 
 /// Structured content may be any JSON in the modern era; in the legacy era it is an object.

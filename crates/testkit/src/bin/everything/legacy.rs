@@ -2,7 +2,7 @@
 
 use crate::process::{Call, Client, Era, LEVELS, Mode, Process, lock};
 use crate::wire::{Incoming, Params, Reply, RpcError};
-use crate::{catalogue, methods, modern};
+use crate::{catalogue, methods, modern, tasks};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -68,6 +68,10 @@ fn initialize(process: &Process, params: &Params) -> Result<Reply, RpcError> {
     let version = VERSIONS.into_iter().find(|known| *known == requested).unwrap_or(VERSIONS[0]);
     let member = |name| params.members.get(name).cloned().unwrap_or(Value::Null);
     process.settle(Era::Legacy);
+    let mut capabilities = catalogue::capabilities(process.extras);
+    if process.with_tasks {
+        capabilities["tasks"] = tasks::capabilities();
+    }
     *lock(&process.session) = Some(Client {
         era: Era::Legacy,
         version: version.to_owned(),
@@ -77,7 +81,7 @@ fn initialize(process: &Process, params: &Params) -> Result<Reply, RpcError> {
     });
     Ok(Reply::from(json!({
         "protocolVersion": version,
-        "capabilities": catalogue::capabilities(process.extras),
+        "capabilities": capabilities,
         "serverInfo": catalogue::server_info(),
         "instructions": "A server for tests: every feature, no purpose.",
     })))

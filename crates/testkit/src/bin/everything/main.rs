@@ -12,6 +12,7 @@ mod methods;
 mod modern;
 mod process;
 mod seal;
+mod tasks;
 mod tools;
 mod wire;
 
@@ -40,6 +41,9 @@ struct Flags {
     /// Lists come in pages of two, and an extension is declared.
     #[arg(long)]
     extras: bool,
+    /// Some tools run as tasks of 2025-11-25 (legacy era only).
+    #[arg(long)]
+    tasks: bool,
 }
 
 fn main() -> ExitCode {
@@ -50,7 +54,7 @@ fn main() -> ExitCode {
         _ => Mode::Dual,
     };
     let Ok(key) = stdx::random::bytes() else { return ExitCode::FAILURE };
-    let process = Arc::new(Process::new(mode, key, flags.extras));
+    let process = Arc::new(Process::new(mode, key, flags.extras, flags.tasks));
     let outcome = read_messages(&process);
     modern::end_subscriptions(&process);
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

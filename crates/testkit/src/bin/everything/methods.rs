@@ -2,7 +2,7 @@
 
 use crate::process::{Call, Era};
 use crate::wire::{Params, Reply, RpcError};
-use crate::{catalogue, content, interactive, modern, tools};
+use crate::{catalogue, content, interactive, modern, tasks, tools};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ pub(crate) fn serve(call: Call, method: String, params: Params) {
     let call = Arc::new(call);
     call.process.begin(&call);
     let name = params.text("name").unwrap_or_default();
-    if !(interactive::knows(&method, name) || method == "tools/call" && tools::takes_time(name)) {
+    let slow = tasks::knows(&call.process, &method, name) && method != "tasks/cancel";
+    if !(slow || interactive::knows(&method, name) || method == "tools/call" && tools::takes_time(name)) {
         return finish(&call, &method, answer(&call, &method, &params));
     }
     let (worker, named) = (Arc::clone(&call), std::thread::Builder::new().name(name.to_owned()));
@@ -68,7 +69,10 @@ fn page(call: &Call, params: &Params, name: &str, items: Vec<Value>) -> Result<R
     Ok(reply)
 }
 
-fn answer(call: &Call, method: &str, params: &Params) -> Result<Reply, RpcError> {
+fn answer(call: &Arc<Call>, method: &str, params: &Params) -> Result<Reply, RpcError> {
+    if call.client.era == Era::Legacy && tasks::knows(&call.process, method, params.text("name").unwrap_or_default()) {
+        return tasks::answer(call, method, params);
+    }
     match method {
         "tools/list" => page(call, params, "tools", catalogue::tools(&call.process, call.client.era)),
         "prompts/list" => page(call, params, "prompts", catalogue::prompts()),

@@ -1,5 +1,6 @@
 //! What one process of this server remembers, and the running calls that share it.
 
+use crate::tasks::Tasks;
 use crate::wire::{Object, Output};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -58,6 +59,9 @@ pub(crate) struct Process {
     pub(crate) mode: Mode,
     /// Lists in pages, and an extension.
     pub(crate) extras: bool,
+    /// Tools that run as tasks.
+    pub(crate) with_tasks: bool,
+    pub(crate) tasks: Tasks,
     pub(crate) output: Output,
     /// Protects request states; new in every process.
     pub(crate) key: [u8; 32],
@@ -81,10 +85,12 @@ pub(crate) struct Process {
 type Answered = Result<Value, String>;
 
 impl Process {
-    pub(crate) fn new(mode: Mode, key: [u8; 32], extras: bool) -> Self {
+    pub(crate) fn new(mode: Mode, key: [u8; 32], extras: bool, with_tasks: bool) -> Self {
         Self {
             mode,
             extras,
+            with_tasks,
+            tasks: Tasks::default(),
             key,
             output: Output::default(),
             counter: AtomicU64::new(0),
@@ -182,7 +188,7 @@ impl Call {
         *lock(&self.stopped)
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         *lock(&self.stopped) = true;
         self.woken.notify_all();
     }
