@@ -2,12 +2,16 @@
 //! Each takes what a stranger could send and panics when an invariant breaks.
 
 use crate::bridge::{self, Leg, Stated};
+use crate::catalogue::Reading;
 use crate::classify::{Headers, Incoming, SessionHeader, classify as decide};
 use crate::code;
-use crate::era::Revision;
+use crate::era::{Era, Revision};
 use crate::frame::Lines;
+use crate::header;
 use crate::message::{Message, Shape};
+use crate::param::{self, Mismatch, Param};
 use crate::scan::{self, Kind, Limits, Place, Scan, Side, Span};
+use crate::shape;
 use crate::splice::Splice;
 use bytes::{Bytes, BytesMut};
 
@@ -122,6 +126,76 @@ fn lines(limit: usize, stream: &[u8], piece: usize) -> (Vec<Bytes>, bool) {
         }
     }
     (out, false)
+}
+
+/// Mirrored headers and the list that asks for them. The first line is a header value, the rest is a schema's `properties` and
+/// the arguments of a call, one after the other.
+pub fn params(data: &[u8]) {
+    let line = memchr::memchr(b'\n', data).unwrap_or(data.len());
+    let (value, json) = (&data[..line], data.get(line + 1..).unwrap_or_default());
+    if let Ok(decoded) = header::decode(value) {
+        assert_eq!(header::decode(header::encode(&decoded).as_bytes()).as_deref(), Ok(&*decoded), "there and back");
+    }
+    let cut = memchr::memchr(b'\n', json).unwrap_or(json.len());
+    let list = [
+        br#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"t","inputSchema":{"properties":"#,
+        &json[..cut],
+        b"}}]}}",
+    ]
+    .concat();
+    let Ok(list) = Message::parse(Bytes::from(list), Side::Server, &LIMITS) else { return };
+    let mut reading = Reading::default();
+    let Ok(None) = reading.page(&list) else { return };
+    let catalogue = reading.done();
+    let Some(tool) = catalogue.tool("t") else { return };
+    assert!(!tool.excluded() || tool.params().is_empty(), "what is invalid is not used");
+    let arguments = json.get(cut + 1..).unwrap_or(b"{}");
+    let call = [br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":"#, arguments, b"}}"].concat();
+    let Ok(call) = Message::parse(Bytes::from(call), Side::Client, &LIMITS) else { return };
+    check_mirrors(tool.params(), &call, value);
+}
+
+/// What we would send for a call is what we accept; one more or other header is not.
+fn check_mirrors(params: &[Param], call: &Message, value: &[u8]) {
+    let sent = param::headers(params, call);
+    let received: Vec<_> =
+        sent.iter().filter_map(|(name, value)| Some((name.get(param::PREFIX.len()..)?, value.as_bytes()))).collect();
+    match param::check(params, call, &received) {
+        Ok(()) => {}
+        Err(Mismatch::NotPlain { .. }) => return,
+        Err(other) => unreachable!("{other}"),
+    }
+    for param in params {
+        let mut odd = received.clone();
+        let own = odd.iter().position(|(name, _)| *name == param.name());
+        odd.push((param.name(), value));
+        assert!(param::check(params, call, &odd).is_err(), "twice, or without a value: {own:?}");
+    }
+}
+
+/// A server's answers to `tools/list`, read as a list and fitted to each revision.
+pub fn catalogue(data: &[u8]) {
+    let Ok(list) = Message::parse(Bytes::copy_from_slice(data), Side::Server, &LIMITS) else { return };
+    let mut reading = Reading::default();
+    let next = reading.page(&list);
+    let catalogue = reading.done();
+    assert!(next.is_ok() || list.shape() != Shape::Success || catalogue.is_plain());
+    for fault in catalogue.faults() {
+        assert!(!fault.to_string().is_empty());
+    }
+    for revision in Revision::LEGACY {
+        for (method, server) in [
+            ("tools/list", Era::Modern),
+            ("tools/call", Era::Modern),
+            ("tools/call", Era::Legacy),
+            ("prompts/get", Era::Legacy),
+        ] {
+            let Some(fitted) = shape::result(&list, method, server, revision, false) else { continue };
+            assert_eq!((fitted.shape(), fitted.id()), (list.shape(), list.id()));
+            let again = shape::result(&fitted, method, server, revision, false);
+            assert!(again.is_none(), "what was fitted fits");
+        }
+    }
 }
 
 const LEGS: [Leg; 4] = [Leg::LegacyToLegacy, Leg::ModernToModern, Leg::ModernToLegacy, Leg::LegacyToModern];

@@ -23,6 +23,16 @@ fn classify_holds_for_the_corpus() {
 }
 
 #[test]
+fn e54_params_hold_for_the_corpus() {
+    run("params", staithe_wire::fuzzing::params);
+}
+
+#[test]
+fn e64_catalogue_holds_for_the_corpus() {
+    run("catalogue", staithe_wire::fuzzing::catalogue);
+}
+
+#[test]
 fn framer_holds_for_the_corpus() {
     run("framer", staithe_wire::fuzzing::framer);
 }

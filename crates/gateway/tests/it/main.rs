@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bytes;
+mod edges_wire;
 mod failure;
 mod headers;
 mod host;
