@@ -43,7 +43,11 @@ const KEPT_BY: &[(&str, &[&str], &str)] = &[
     ("rusqlite", &["store"], "SQL lives in store"),
     ("postgres", &["store"], "SQL lives in store"),
     ("tokio-postgres", &["store"], "SQL lives in store"),
-    ("hyper", &["gateway", "doors", "staithe", "testkit", "xtask"], "HTTP lives at the two faces"),
+    (
+        "hyper",
+        &["supervisor", "gateway", "doors", "staithe", "testkit", "xtask"],
+        "HTTP lives at the two faces and where remote servers are asked",
+    ),
     (
         "rustix",
         &["stdx", "supervisor", "doors", "staithe", "keeper", "jail", "testkit", "xtask"],

@@ -153,6 +153,7 @@ impl CallError {
             Self::Absent(Absent::Slow { .. }) => (200, code::INTERNAL, "server_not_ready"),
             Self::Stalled(_) => (200, code::INTERNAL, "server_not_reading"),
             Self::NoSession(_) => (503, code::INTERNAL, "too_many_sessions"),
+            Self::Gone(report) if !report.reached => (200, code::INTERNAL, "server_unreachable"),
             Self::Gone(_) => (200, code::INTERNAL, "server_ended"),
             Self::Garbled(_) => (200, code::INTERNAL, "invalid_answer"),
             Self::Deadline { .. } => (200, code::INTERNAL, "deadline"),

@@ -7,10 +7,12 @@ pub mod command;
 pub mod name;
 pub mod report;
 pub mod server;
+pub mod target;
 pub mod token;
 
 pub use blame::Blame;
 pub use command::{Command, Problem, ProblemCode, Reply};
 pub use name::{BadName, Principal, ServerName};
 pub use server::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
+pub use target::{BadRemote, Program, Remote, RemoteUrl, Target};
 pub use token::TokenRecord;

@@ -65,10 +65,12 @@ pub struct ServerReport {
     pub name: ServerName,
     /// Its public address.
     pub url: String,
-    /// Program and arguments; environment values are never shown.
+    /// Program and arguments, or the address of a remote server without its query; environment values are never shown.
     pub command: String,
     /// Names of the environment variables that were set for it.
     pub env: Vec<String>,
+    /// The file that a remote server's credentials are read from.
+    pub headers_file: Option<String>,
     /// Which callers share a process.
     pub mode: Mode,
     /// What the operator asked for.
@@ -102,7 +104,7 @@ pub struct InstanceReport {
     pub server: ServerName,
     /// Number within the daemon's life.
     pub id: u64,
-    /// The process, while it lives.
+    /// The process, while it lives; a remote server has none here.
     pub pid: Option<u32>,
     /// `legacy` or `modern`: what is spoken on its pipes.
     pub era: String,

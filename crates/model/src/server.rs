@@ -1,6 +1,7 @@
 //! What a hosted server is, and what is known about its era.
 
 use crate::name::ServerName;
+use crate::target::{Program, Remote, Target};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,8 @@ pub enum EraPin {
     Legacy,
     /// Always per-request metadata (2026-07-28).
     Modern,
+    /// The `initialize` handshake over the HTTP+SSE transport of 2024-11-05. For remote servers only.
+    Sse,
 }
 
 /// A word that is none of those that a setting takes.
@@ -76,7 +79,8 @@ impl FromStr for EraPin {
             "auto" => Self::Auto,
             "legacy" => Self::Legacy,
             "modern" => Self::Modern,
-            _ => return Err(BadChoice { given: text.to_owned(), choices: "auto, legacy, modern" }),
+            "sse" => Self::Sse,
+            _ => return Err(BadChoice { given: text.to_owned(), choices: "auto, legacy, modern, sse" }),
         })
     }
 }
@@ -87,6 +91,7 @@ impl fmt::Display for EraPin {
             Self::Auto => "auto",
             Self::Legacy => "legacy",
             Self::Modern => "modern",
+            Self::Sse => "sse",
         })
     }
 }
@@ -96,17 +101,9 @@ impl fmt::Display for EraPin {
 pub struct ServerSpec {
     /// The name in the address.
     pub name: ServerName,
-    /// The program. Found through the host's `PATH` where it has no slash.
-    pub command: String,
-    /// Its arguments, passed as they are: no shell.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// Environment on top of the short allow-list. Values may be secrets: never print them.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// Working directory; the server's own state directory where absent.
-    #[serde(default)]
-    pub cwd: Option<String>,
+    /// What stands behind it: `command`, `args`, `env`, `cwd`, or `url`, `headersFile`, `allowPlain`.
+    #[serde(flatten)]
+    pub target: Target,
     /// Which callers share a process.
     #[serde(default)]
     pub mode: Mode,
@@ -126,25 +123,44 @@ fn yes() -> bool {
 }
 
 impl ServerSpec {
-    /// A server with every setting at its default.
+    /// A program with every setting at its default.
     pub fn new(name: ServerName, command: impl Into<String>, args: Vec<String>) -> Self {
-        Self {
-            name,
-            command: command.into(),
-            args,
-            env: BTreeMap::new(),
-            cwd: None,
-            mode: Mode::default(),
-            era: EraPin::default(),
-            enabled: true,
-            generation: 0,
+        let program = Program { command: command.into(), args, env: BTreeMap::new(), cwd: None };
+        Self::of(name, Target::Program(program))
+    }
+
+    /// A remote server with every setting at its default.
+    pub fn remote(name: ServerName, remote: Remote) -> Self {
+        Self::of(name, Target::Remote(remote))
+    }
+
+    fn of(name: ServerName, target: Target) -> Self {
+        Self { name, target, mode: Mode::default(), era: EraPin::default(), enabled: true, generation: 0 }
+    }
+
+    /// The program, if it is one.
+    pub fn program(&self) -> Option<&Program> {
+        match &self.target {
+            Target::Program(program) => Some(program),
+            Target::Remote(_) => None,
         }
     }
 
-    /// What the era verdict depends on: another command line, directory or environment may be another program.
+    /// The same, to be changed.
+    pub fn program_mut(&mut self) -> Option<&mut Program> {
+        match &mut self.target {
+            Target::Program(program) => Some(program),
+            Target::Remote(_) => None,
+        }
+    }
+
+    /// What the era verdict depends on: another command line, directory, environment or address may be another server.
     /// Unambiguous text, not a secret-free one: hash it before storing.
     pub fn launch_text(&self) -> String {
-        format!("{:?}", (&self.command, &self.args, &self.env, &self.cwd))
+        match &self.target {
+            Target::Program(Program { command, args, env, cwd }) => format!("{:?}", (command, args, env, cwd)),
+            Target::Remote(remote) => format!("{:?}", ("url", remote.url().as_str(), remote.headers_file())),
+        }
     }
 }
 
@@ -152,9 +168,7 @@ impl fmt::Debug for ServerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerSpec")
             .field("name", &self.name)
-            .field("command", &self.command)
-            .field("args", &self.args)
-            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .field("target", &self.target)
             .field("mode", &self.mode)
             .field("generation", &self.generation)
             .finish_non_exhaustive()

@@ -285,6 +285,7 @@ mod tests {
             url: format!("http://127.0.0.1:8420/mcp/{name}"),
             command: "npx x".to_owned(),
             env: vec![],
+            headers_file: None,
             mode: Mode::PerPrincipal,
             era: EraPin::Auto,
             verdict: Some(Verdict::Legacy),

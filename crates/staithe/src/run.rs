@@ -75,8 +75,10 @@ fn spec(args: &RunArgs) -> Result<ServerSpec, Problem> {
     let program = &args.command[0];
     let program = if program.contains('/') { plain(&here.join(program)) } else { program.clone() };
     let mut spec = ServerSpec::new(name, program, args.command[1..].to_vec());
-    spec.cwd = Some(plain(&cwd));
-    spec.env = args.env.iter().cloned().collect();
+    if let Some(program) = spec.program_mut() {
+        program.cwd = Some(plain(&cwd));
+        program.env = args.env.iter().cloned().collect();
+    }
     spec.mode = args.mode;
     spec.era = args.era;
     Ok(spec)
@@ -186,10 +188,11 @@ mod tests {
     fn the_server_runs_where_its_user_is() {
         let here = std::env::current_dir().unwrap();
         let spec = spec(&args(&["--env", "A=1", "--mode", "shared", "--", "./bin/thing", "--flag"])).unwrap();
-        assert_eq!(spec.cwd.as_deref(), here.to_str());
-        assert!(spec.command.starts_with('/') && spec.command.ends_with("bin/thing"));
+        let program = spec.program().unwrap();
+        assert_eq!(program.cwd.as_deref(), here.to_str());
+        assert!(program.command.starts_with('/') && program.command.ends_with("bin/thing"));
         assert_eq!(
-            (spec.name.as_str(), spec.args.as_slice(), spec.env["A"].as_str()),
+            (spec.name.as_str(), program.args.as_slice(), program.env["A"].as_str()),
             ("thing", &["--flag".to_owned()][..], "1")
         );
         assert!(super::spec(&args(&["--cwd", "/nowhere/at/all", "--", "x"])).is_err());

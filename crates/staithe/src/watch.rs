@@ -82,6 +82,7 @@ mod tests {
             url: String::new(),
             command: "x".to_owned(),
             env: vec![],
+            headers_file: None,
             mode: Mode::PerPrincipal,
             era: EraPin::Auto,
             verdict: Some(Verdict::Dual),

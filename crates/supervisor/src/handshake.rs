@@ -38,8 +38,8 @@ pub(crate) const CLIENT_INFO: &[u8] =
 pub(crate) enum HandshakeError {
     #[error("{0}")]
     Ended(String),
-    #[error("it refused the handshake: {0}")]
-    Refused(String),
+    #[error("it refused the handshake: {message}")]
+    Refused { message: String, code: Option<i64> },
     #[error("its answer to the handshake is not valid: {0}")]
     Invalid(&'static str),
 }
@@ -86,7 +86,13 @@ fn result(message: &Message) -> Result<Bytes, HandshakeError> {
     match (message.shape(), message.member(Place::Root, "result")) {
         // A copy: the message's buffer would live as long as the process.
         (Shape::Success, Some(result)) => Ok(Bytes::copy_from_slice(message.raw(result.value))),
-        _ => Err(HandshakeError::Refused(message.text(Place::Error, "message").unwrap_or_default().into_owned())),
+        _ => {
+            let code = message.error_code();
+            Err(HandshakeError::Refused {
+                message: message.text(Place::Error, "message").unwrap_or_default().into_owned(),
+                code,
+            })
+        }
     }
 }
 

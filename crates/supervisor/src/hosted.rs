@@ -8,6 +8,7 @@ use crate::level::Level;
 use crate::log::ServerLog;
 use crate::pool::{Place, Pool};
 use crate::probe;
+use crate::remote::{Memory, Pool as Connections};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::slot::{Context, Counters, Order, Slot};
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) request_ids: Arc<AtomicU64>,
     /// The host stops.
     pub(crate) stopping: CancellationToken,
+    /// Connections to remote servers.
+    pub(crate) connections: Connections,
     pub(crate) instance_ids: AtomicU64,
     /// Slots that exist, over all servers.
     pub(crate) slots: AtomicU32,
@@ -50,6 +53,7 @@ pub struct Hosted {
     counters: Arc<Counters>,
     known: Mutex<Option<Known>>,
     probing: tokio::sync::Mutex<()>,
+    memory: Arc<Memory>,
     checked: Mutex<Checked>,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     pools: Mutex<HashMap<Key, Arc<Pool>>>,
@@ -101,6 +105,7 @@ impl Hosted {
             counters,
             known: Mutex::new(None),
             probing: tokio::sync::Mutex::new(()),
+            memory: Arc::default(),
             checked: Mutex::new(Checked::NotYet),
             slots: Mutex::default(),
             pools: Mutex::default(),
@@ -290,7 +295,7 @@ impl Hosted {
             return Ok(known.verdict);
         }
         let known = match self.spec.era {
-            EraPin::Legacy => self.pinned(Verdict::Legacy),
+            EraPin::Legacy | EraPin::Sse => self.pinned(Verdict::Legacy),
             EraPin::Modern => self.pinned(Verdict::Modern),
             EraPin::Auto => match self.remembered().await {
                 Some(known) => known,
@@ -502,6 +507,15 @@ impl Hosted {
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.shared.connections
+    }
+
+    /// What instances of a remote server tell each other.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     pub(crate) fn next_instance_id(&self) -> u64 {

@@ -5,7 +5,8 @@ use crate::catalogue::Tools;
 use crate::last_words::LastWords;
 use crate::level::Level;
 use crate::mailbox::{ExitReport, Item, Mailbox};
-use crate::pipe::{WriteError, Writer};
+use crate::outlet::Outlet;
+use crate::pipe::WriteError;
 use crate::route;
 use crate::session::Session;
 use crate::slot::Context;
@@ -65,11 +66,12 @@ impl Wish {
 #[derive(Debug)]
 pub struct Instance {
     pub(crate) id: u64,
-    pub(crate) pid: u32,
+    /// Its process. A remote server has none here.
+    pub(crate) pid: Option<u32>,
     pub(crate) era: Era,
     pub(crate) started_at_ms: i64,
     pub(crate) context: Arc<Context>,
-    writer: Writer,
+    outlet: Outlet,
     calls: Mutex<Calls>,
     greeting: OnceLock<Greeting>,
     last_words: Mutex<LastWords>,
@@ -101,14 +103,14 @@ impl Waiting {
 }
 
 impl Instance {
-    /// Around a process that was just started.
-    pub(crate) fn new(id: u64, pid: u32, era: Era, stdin: pipe::Sender, context: Arc<Context>) -> Self {
+    /// Around a process that was just started, or a link that was just made ready.
+    pub(crate) fn new(id: u64, pid: Option<u32>, era: Era, outlet: Outlet, context: Arc<Context>) -> Self {
         Self {
             id,
             pid,
             era,
             started_at_ms: stdx::clock::unix_ms(),
-            writer: Writer::new(stdin, context.limits.queue_bytes),
+            outlet,
             context,
             calls: Mutex::default(),
             greeting: OnceLock::new(),
@@ -162,7 +164,7 @@ impl Instance {
     }
 
     fn write(&self, line: Vec<u8>, patient: bool) -> Result<(), Stalled> {
-        self.writer.send(line, patient).map_err(|error| match error {
+        self.outlet.send(line, patient).map_err(|error| match error {
             WriteError::Stalled { queued } => Stalled::Full { server: self.context.server.clone(), queued },
             WriteError::Closed => Stalled::Ended(self.context.server.clone()),
         })
@@ -237,8 +239,21 @@ impl Instance {
         let _ = self.greeting.set(greeting);
     }
 
-    pub(crate) fn writer(&self) -> &Writer {
-        &self.writer
+    pub(crate) fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
+    /// Whether the call with this id still waits.
+    pub(crate) fn waits_for(&self, id: u64) -> bool {
+        self.calls().waiting.contains_key(&id)
+    }
+
+    /// Only this call gets no answer any more: the instance lives on.
+    pub(crate) fn lose(&self, id: u64, why: String) {
+        if let Some(waiting) = self.calls().waiting.remove(&id) {
+            let report = ExitReport { reached: false, ..self.report(why, false) };
+            waiting.mailbox.push(Item::Gone(report));
+        }
     }
 
     pub(crate) fn note_stderr(&self, line: &str) {
@@ -249,12 +264,12 @@ impl Instance {
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let last_stderr = words.telling().map(str::to_owned);
         drop(words);
-        ExitReport { server: self.context.server.clone(), status, last_stderr, asked }
+        ExitReport { server: self.context.server.clone(), status, last_stderr, asked, reached: true }
     }
 
     /// Nothing will answer any more: every waiting call, and every later one, is told so.
     pub(crate) fn fail_all(&self, report: &ExitReport) {
-        self.writer.close();
+        self.outlet.close();
         let mut calls = self.calls();
         calls.ended = Some(report.clone());
         for (_, waiting) in calls.waiting.drain() {

@@ -1,6 +1,7 @@
 //! The only code that starts, probes, drains and stops instances, and reconciles desired and observed.
 //!
-//! May import: keeper, jail, store, wire, model, stdx. It authorizes nobody and knows no HTTP.
+//! May import: keeper, jail, store, wire, model, stdx. It authorizes nobody. Of HTTP it knows
+//! how to ask a remote server, and nothing of answering.
 //!
 //! Who owns what: one task per slot owns the child process of its isolation key; one reader task per instance owns its
 //! stdout; the pending calls of an instance sit behind one lock that nobody holds across an await.
@@ -17,14 +18,17 @@ mod last_words;
 mod level;
 mod log;
 mod mailbox;
+mod outlet;
 mod pipe;
 mod pool;
 mod probe;
 mod process;
 mod reconcile;
+mod remote;
 mod report;
 mod restart;
 mod route;
+mod running;
 mod session;
 mod settings;
 mod slot;

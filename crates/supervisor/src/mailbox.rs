@@ -36,11 +36,14 @@ pub struct ExitReport {
     pub last_stderr: Option<String>,
     /// It ended because staithe was told to end it: a restart, a stop, or the end of the host.
     pub asked: bool,
+    /// False where a remote server could not be reached or answered nothing that counts; it may well live on.
+    pub reached: bool,
 }
 
 impl fmt::Display for ExitReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server {} ended ({})", self.server, self.status)?;
+        let what = if self.reached { "ended" } else { "gave no answer" };
+        write!(f, "the server {} {what} ({})", self.server, self.status)?;
         match &self.last_stderr {
             Some(line) => write!(f, "; its last words: {line}"),
             None => Ok(()),

@@ -1,9 +1,10 @@
-//! Finds out which eras a server speaks, on throw-away processes: a probe may kill the one that hears it, and a process
+//! Finds out which eras a server speaks, on throw-away processes and sessions: a probe may kill the one that hears it, and a process
 //! that speaks both is bound to one by its first message. (eras §2.2, §6 edge case 1)
 
 use crate::handshake::{self, HandshakeError, Introduction};
 use crate::hosted::Hosted;
-use crate::slot::{Context, Running};
+use crate::running::Running;
+use crate::slot::Context;
 use bytes::Bytes;
 use model::Verdict;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ pub(crate) async fn probe(hosted: &Hosted) -> Result<Finding, String> {
     if let Attempt::Answered { greeting } = first {
         return Ok(modern(hosted, greeting, wait).await);
     }
+    if matches!(first, Attempt::Recognised) {
+        return Ok(recognised(hosted, wait).await);
+    }
     let asked = monotonic();
     let legacy = attempt(hosted, Era::Legacy, hosted.settings().limits.start_timeout).await?;
     let took = asked.elapsed();
@@ -49,13 +53,24 @@ async fn modern(hosted: &Hosted, greeting: Bytes, wait: Duration) -> Finding {
     let discovered = Some(String::from_utf8_lossy(&greeting).into_owned());
     let verdict = match attempt(hosted, Era::Legacy, wait).await {
         Ok(Attempt::Answered { .. }) => Verdict::Dual,
-        Ok(Attempt::Refused | Attempt::Silent) | Err(_) => Verdict::Modern,
+        Ok(Attempt::Recognised | Attempt::Refused | Attempt::Silent) | Err(_) => Verdict::Modern,
     };
     Finding { verdict, discovered, proven: true }
 }
 
+/// It answered with an error that only modern servers know (E99). If it takes `initialize` too, that can be spoken;
+/// else its own error will say why it cannot.
+async fn recognised(hosted: &Hosted, wait: Duration) -> Finding {
+    let verdict = match attempt(hosted, Era::Legacy, wait).await {
+        Ok(Attempt::Answered { .. }) => Verdict::Legacy,
+        _ => Verdict::Modern,
+    };
+    Finding { verdict, discovered: None, proven: true }
+}
+
 enum Attempt {
     Answered { greeting: Bytes },
+    Recognised,
     Refused,
     Silent,
 }
@@ -73,11 +88,15 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
         () = hosted.retired().cancelled() => Some(Err(HandshakeError::Ended("the server is stopped".to_owned()))),
     };
     let greeting = instance.greeting().map(|g| g.result().clone());
+    // A remote server that could not be asked has said nothing about its era (E100).
+    let trouble = running.trouble(heard.is_none());
     running.stop("the probe is over").await;
-    Ok(match (heard, greeting) {
-        (Some(Ok(())), Some(greeting)) => Attempt::Answered { greeting },
-        (Some(_), _) => Attempt::Refused,
-        (None, _) => Attempt::Silent,
+    Ok(match (heard, greeting, trouble) {
+        (Some(Ok(())), Some(greeting), _) => Attempt::Answered { greeting },
+        (_, _, Some(trouble)) => return Err(trouble),
+        (Some(Err(HandshakeError::Refused { code: Some(-32022..=-32020), .. })), _, None) => Attempt::Recognised,
+        (Some(_), _, None) => Attempt::Refused,
+        (None, _, None) => Attempt::Silent,
     })
 }
 
@@ -91,7 +110,8 @@ pub(crate) async fn starts(hosted: &Hosted, era: Era) -> Result<(), String> {
     let limit = hosted.settings().limits.start_timeout;
     let outcome = tokio::select! {
         greeted = tokio::time::timeout(limit, handshake::greet(&instance, &introduction)) => match greeted {
-            Ok(greeted) => greeted.map_err(|error| error.to_string()),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(running.said(&error)),
             Err(_elapsed) => Err(format!("it did not answer the handshake within {} s", limit.as_secs())),
         },
         end = running.ended() => Err(end),

@@ -2,7 +2,7 @@
 //! nothing of our environment beyond a short list.
 
 use crate::settings::Settings;
-use model::ServerSpec;
+use model::{Program, ServerName};
 use rustix::pipe::fcntl_setpipe_size;
 use std::ffi::OsString;
 use std::io;
@@ -68,20 +68,25 @@ pub(crate) struct Pipes {
     pub(crate) stderr: pipe::Receiver,
 }
 
-/// Starts the program of `spec` as instance `id`.
-pub(crate) fn spawn(spec: &ServerSpec, id: u64, settings: &Settings) -> Result<(Child, Pipes), SpawnError> {
-    let directory = working_directory(spec, settings)?;
-    let mark = format!("{}/{}/{id}", settings.identity, spec.name);
+/// Starts the program of `server` as instance `id`.
+pub(crate) fn spawn(
+    server: &ServerName,
+    program: &Program,
+    id: u64,
+    settings: &Settings,
+) -> Result<(Child, Pipes), SpawnError> {
+    let directory = working_directory(server, program, settings)?;
+    let mark = format!("{}/{server}/{id}", settings.identity);
     let (stdin, their_stdin) = to_child().map_err(SpawnError::NoPipe)?;
     let (their_stdout, stdout) = from_child().map_err(SpawnError::NoPipe)?;
     let (their_stderr, stderr) = from_child().map_err(SpawnError::NoPipe)?;
 
-    let mut command = tokio::process::Command::new(&spec.command);
+    let mut command = tokio::process::Command::new(&program.command);
     command
-        .args(&spec.args)
+        .args(&program.args)
         .env_clear()
         .envs(inherited())
-        .envs(&spec.env)
+        .envs(&program.env)
         .env(MARK, &mark)
         .current_dir(&directory)
         .stdin(Stdio::from(their_stdin))
@@ -90,8 +95,8 @@ pub(crate) fn spawn(spec: &ServerSpec, id: u64, settings: &Settings) -> Result<(
         .process_group(0)
         .kill_on_drop(true);
     let process = command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => SpawnError::NoProgram(spec.command.clone()),
-        _ => SpawnError::Refused { command: spec.command.clone(), source },
+        io::ErrorKind::NotFound => SpawnError::NoProgram(program.command.clone()),
+        _ => SpawnError::Refused { command: program.command.clone(), source },
     })?;
     let pid = process.id().unwrap_or_default();
     Ok((Child { pid, mark, process }, Pipes { stdin, stdout, stderr }))
@@ -115,12 +120,12 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-fn working_directory(spec: &ServerSpec, settings: &Settings) -> Result<PathBuf, SpawnError> {
-    match &spec.cwd {
+fn working_directory(server: &ServerName, program: &Program, settings: &Settings) -> Result<PathBuf, SpawnError> {
+    match &program.cwd {
         Some(given) if PathBuf::from(given).is_dir() => Ok(PathBuf::from(given)),
         Some(given) => Err(SpawnError::NoDirectory(PathBuf::from(given))),
         None => {
-            let own = settings.servers_dir.join(spec.name.as_str()).join("state");
+            let own = settings.servers_dir.join(server.as_str()).join("state");
             stdx::durable::make_dir(&own, 0o700)?;
             Ok(own)
         }

@@ -86,6 +86,7 @@ impl Supervisor {
             store,
             request_ids,
             stopping: stopping.clone(),
+            connections: crate::remote::Pool::default(),
             instance_ids: AtomicU64::new(0),
             slots: AtomicU32::new(0),
         };

@@ -3,8 +3,8 @@
 use crate::hosted::{Checked, Hosted};
 use crate::slot::{Slot, State};
 use crate::tree;
-use model::ServerSpec;
 use model::report::{Health, InstanceReport, ServerReport, SessionReport};
+use model::{Program, ServerSpec, Target};
 use std::sync::atomic::Ordering;
 use stdx::clock::monotonic;
 use wire::era::Era;
@@ -19,7 +19,8 @@ pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: &[SessionRepor
         name: spec.name.clone(),
         url: format!("{public_url}/mcp/{}", spec.name),
         command: command_line(spec),
-        env: spec.env.keys().cloned().collect(),
+        env: spec.program().map(|program| program.env.keys().cloned().collect()).unwrap_or_default(),
+        headers_file: headers_file(spec),
         mode: spec.mode,
         era: spec.era,
         verdict: known.as_ref().map(|k| k.verdict),
@@ -46,7 +47,7 @@ fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
     InstanceReport {
         server: hosted.spec().name.clone(),
         id: live.map_or(0, |i| i.id),
-        pid: live.map(|i| i.pid),
+        pid: live.and_then(|i| i.pid),
         era: if slot.key.era == Era::Modern { "modern" } else { "legacy" }.to_owned(),
         key: slot.key.to_string(),
         health,
@@ -54,7 +55,7 @@ fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
         started_at_ms: live.map(|i| i.started_at_ms),
         in_flight: live.map_or(0, |i| count(i.in_flight())),
         sessions: count(slot.context.session_count()),
-        resident_bytes: live.map_or(0, |i| tree::resident_bytes(i.pid)),
+        resident_bytes: live.and_then(|i| i.pid).map_or(0, tree::resident_bytes),
         restarts: slot.restarts.load(Ordering::Relaxed),
     }
 }
@@ -93,7 +94,19 @@ fn slot_health(state: &State) -> (Health, Option<String>) {
 }
 
 fn command_line(spec: &ServerSpec) -> String {
-    std::iter::once(&spec.command).chain(&spec.args).map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    match &spec.target {
+        Target::Program(Program { command, args, .. }) => {
+            std::iter::once(command).chain(args).map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+        }
+        Target::Remote(remote) => remote.url().to_string(),
+    }
+}
+
+fn headers_file(spec: &ServerSpec) -> Option<String> {
+    match &spec.target {
+        Target::Program(_) => None,
+        Target::Remote(remote) => remote.headers_file().map(str::to_owned),
+    }
 }
 
 fn quoted(word: &str) -> String {

@@ -1,17 +1,16 @@
 //! One isolation key's place: a task that keeps a process alive in it, and the state that callers wait for.
 
 use crate::absent::Absent;
-use crate::handshake::{self, HandshakeError, Introduction};
+use crate::handshake::{self, Introduction};
 use crate::hosted::Hosted;
-use crate::instance::{self, Instance, ReadEnd};
+use crate::instance::Instance;
 use crate::key::Key;
 use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
-use crate::process::{self, Child};
 use crate::restart::History;
+use crate::running::Running;
 use crate::session::Session;
 use crate::settings::Limits;
-use crate::tree;
 use model::ServerName;
 use model::report::LogSource;
 use std::collections::HashMap;
@@ -19,10 +18,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use wire::era::Era;
 
 /// What every process of a slot shares, one after another.
@@ -354,169 +350,5 @@ fn first_words(reason: &str, report: &ExitReport) -> String {
     match &report.last_stderr {
         Some(line) if !reason.contains(line.as_str()) => format!("{reason}; its last words: {line}"),
         _ => reason.to_owned(),
-    }
-}
-
-/// A process and the tasks at its pipes.
-pub(crate) struct Running {
-    pub(crate) instance: Arc<Instance>,
-    child: Child,
-    reader: JoinHandle<Option<ReadEnd>>,
-    drain: JoinHandle<Option<()>>,
-    stderr: JoinHandle<Option<()>>,
-    /// Which of its pipes it has closed. Its task must not be asked again.
-    closed: Option<String>,
-    end: Option<String>,
-}
-
-impl Running {
-    /// Starts the server's program.
-    pub(crate) fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, String> {
-        if hosted.retired().is_cancelled() {
-            return Err("the server is stopped".to_owned());
-        }
-        let id = hosted.next_instance_id();
-        let (child, pipes) = process::spawn(hosted.spec(), id, hosted.settings())
-            .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
-        context.log.add(id, LogSource::Host, &format!("started as process {}", child.pid));
-        let instance = Arc::new(Instance::new(id, child.pid, era, pipes.stdin, context.clone()));
-        let (reads, drains, errs) = (instance.clone(), instance.clone(), instance.clone());
-        Ok(Self {
-            instance,
-            child,
-            reader: stdx::task::spawn("stdout", instance::read(reads, pipes.stdout)),
-            drain: stdx::task::spawn("stdin", async move { drains.writer().drain().await }),
-            stderr: stdx::task::spawn("stderr", read_stderr(errs, pipes.stderr)),
-            closed: None,
-            end: None,
-        })
-    }
-
-    /// Waits until the process has ended or can no longer be used, and says why. Cancel-safe.
-    pub(crate) async fn ended(&mut self) -> String {
-        let closed = match self.closed.clone() {
-            Some(closed) => closed,
-            None => {
-                let closed = tokio::select! {
-                    status = self.child.exited() => {
-                        self.end = Some(status.clone());
-                        return status;
-                    }
-                    end = &mut self.reader => match end.ok().flatten() {
-                        // What it dies of now is our doing.
-                        Some(ReadEnd::LineTooLong { limit }) => return format!("it wrote a line of more than {limit} bytes"),
-                        Some(ReadEnd::Closed) | None => "it closed its stdout".to_owned(),
-                    },
-                    _ = &mut self.drain => "it closed its stdin".to_owned(),
-                };
-                self.closed = Some(closed.clone());
-                closed
-            }
-        };
-        // A process that ends closes its pipes first.
-        match tokio::time::timeout(Duration::from_millis(30), self.child.exited()).await {
-            Ok(status) => {
-                self.end = Some(status.clone());
-                status
-            }
-            Err(_elapsed) => closed,
-        }
-    }
-
-    /// Why the handshake failed: a process that broke it off has an end that says more.
-    async fn explain(&mut self, error: &HandshakeError, hosted: &Arc<Hosted>) -> String {
-        match error {
-            HandshakeError::Ended(_) => {
-                let end = tokio::time::timeout(Duration::from_millis(100), self.ended()).await;
-                end.unwrap_or_else(|_| error.to_string())
-            }
-            // A server that refuses the era that it was found to speak was judged wrongly, or has changed.
-            HandshakeError::Refused(_) | HandshakeError::Invalid(_) => {
-                hosted.doubt_verdict();
-                error.to_string()
-            }
-        }
-    }
-
-    /// Lets calls in flight finish, for at most `grace`.
-    async fn drain(&self, grace: Duration) {
-        let step = Duration::from_millis(10);
-        let mut waited = Duration::ZERO;
-        while self.instance.in_flight() > 0 && waited < grace {
-            tokio::time::sleep(step).await;
-            waited += step;
-        }
-    }
-
-    /// Ends the process and its tree, tells every waiting call, and returns how it ended.
-    pub(crate) async fn stop(self, why: &str) -> ExitReport {
-        self.end(why, false).await
-    }
-
-    /// The same, where it was asked for: what still waits hears that staithe ended it.
-    async fn stop_as_asked(self) -> ExitReport {
-        self.end("staithe was told to stop it", true).await
-    }
-
-    async fn end(mut self, why: &str, asked: bool) -> ExitReport {
-        // What it wrote before it died was said: a moment for the readers to take it in.
-        if self.end.is_some() {
-            let both = async {
-                if !self.reader.is_finished() {
-                    let _ = (&mut self.reader).await;
-                }
-                let _ = (&mut self.stderr).await;
-            };
-            let _ = tokio::time::timeout(Duration::from_millis(20), both).await;
-        }
-        let status = self.end.clone().unwrap_or_else(|| why.to_owned());
-        let report = self.instance.report(status, asked);
-        self.instance.fail_all(&report);
-        let grace = self.instance.context.limits.stop_grace;
-        match &self.end {
-            Some(_) => tree::sweep(self.child.pid, self.child.mark.clone(), grace).await,
-            None => {
-                tree::stop(&mut self.child, grace).await;
-            }
-        }
-        self.reader.abort();
-        self.drain.abort();
-        self.stderr.abort();
-        self.instance.context.log.add(self.instance.id, LogSource::Host, &format!("ended: {}", report.status));
-        report
-    }
-}
-
-/// Reads a server's stderr to its log. It is no sign of an error (E223).
-async fn read_stderr(instance: Arc<Instance>, mut stderr: pipe::Receiver) {
-    let mut buffer = Vec::with_capacity(4096);
-    let mut chunk = vec![0; 4096];
-    loop {
-        let n = match stderr.read(&mut chunk).await {
-            Ok(0) | Err(_) => break,
-            Ok(n) => n,
-        };
-        buffer.extend_from_slice(&chunk[..n]);
-        while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-            note(&instance, &buffer[..end]);
-            buffer.drain(..=end);
-        }
-        // A line without an end is cut rather than kept.
-        if buffer.len() > 16 << 10 {
-            note(&instance, &buffer);
-            buffer.clear();
-        }
-    }
-    if !buffer.is_empty() {
-        note(&instance, &buffer);
-    }
-}
-
-fn note(instance: &Instance, raw: &[u8]) {
-    let text = String::from_utf8_lossy(raw);
-    let text = text.trim_end();
-    if !text.is_empty() {
-        instance.note_stderr(text);
-        instance.context.log.add(instance.id, LogSource::Stderr, text);
     }
 }

@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod classify;
 pub mod code;
 pub mod era;
+pub mod events;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -15,6 +16,7 @@ pub mod greeting;
 pub mod header;
 pub mod message;
 pub mod method;
+pub mod mirror;
 pub mod param;
 pub mod scan;
 pub mod shape;

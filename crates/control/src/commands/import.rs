@@ -3,7 +3,7 @@
 use crate::commands::server;
 use crate::execute::Parts;
 use crate::problem;
-use model::{Problem, Reply, ServerName, ServerSpec};
+use model::{EraPin, Problem, Program, Reply, ServerName, ServerSpec, Target};
 use std::collections::BTreeSet;
 use std::path::Path;
 use store::Store;
@@ -88,18 +88,25 @@ fn check_all(servers: &[ServerSpec]) -> Result<(), Problem> {
 /// What no operating system could start. Says what is wrong, never a value of the environment.
 fn check(spec: &ServerSpec) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("{}: {what}", spec.name));
-    let texts =
-        || spec.args.iter().chain(spec.env.keys()).chain(spec.env.values()).chain(&spec.cwd).chain([&spec.command]);
-    if spec.command.trim().is_empty() {
+    let Program { command, args, env, cwd } = match &spec.target {
+        Target::Program(_) if spec.era == EraPin::Sse => {
+            return wrong("the era `sse` is that of a remote server; a program speaks over its stdin and stdout");
+        }
+        Target::Program(program) => program,
+        // Its own constructor has checked it.
+        Target::Remote(_) => return Ok(()),
+    };
+    let texts = || args.iter().chain(env.keys()).chain(env.values()).chain(cwd).chain([command]);
+    if command.trim().is_empty() {
         return wrong("its command is empty");
     }
     if texts().any(|text| text.contains('\0')) {
         return wrong("a NUL character cannot be passed to a program");
     }
-    if spec.env.keys().any(|name| name.is_empty() || name.contains('=')) {
+    if env.keys().any(|name| name.is_empty() || name.contains('=')) {
         return wrong("a name of its environment is empty or contains `=`");
     }
-    if spec.cwd.as_ref().is_some_and(|cwd| !Path::new(cwd).is_absolute()) {
+    if cwd.as_ref().is_some_and(|cwd| !Path::new(cwd).is_absolute()) {
         return wrong("its working directory is not an absolute path");
     }
     Ok(())
@@ -127,11 +134,12 @@ mod tests {
         assert_eq!(first.added.len(), 2);
         let second = put_servers(&store, vec![spec("a", "x"), spec("b", "y"), spec("c", "z")], false).await.unwrap();
         assert_eq!([second.unchanged[0].as_str(), second.left[0].as_str(), second.added[0].as_str()], ["a", "b", "c"]);
-        assert_eq!(store.server(&"b".parse().unwrap()).await.unwrap().unwrap().command, "x");
+        let b = store.server(&"b".parse().unwrap()).await.unwrap().unwrap();
+        assert_eq!(b.program().unwrap().command, "x");
         let third = put_servers(&store, vec![spec("b", "y")], true).await.unwrap();
         assert_eq!(third.replaced[0].as_str(), "b");
         let b = store.server(&"b".parse().unwrap()).await.unwrap().unwrap();
-        assert_eq!((b.command.as_str(), b.generation), ("y", 2));
+        assert_eq!((b.program().unwrap().command.as_str(), b.generation), ("y", 2));
     }
 
     #[tokio::test]
@@ -139,9 +147,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(&dir).await;
         let mut env = spec("env", "x");
-        env.env.insert("A=B".to_owned(), "hunter2".to_owned());
+        env.program_mut().unwrap().env.insert("A=B".to_owned(), "hunter2".to_owned());
         let mut cwd = spec("cwd", "x");
-        cwd.cwd = Some("here".to_owned());
+        cwd.program_mut().unwrap().cwd = Some("here".to_owned());
         let all = vec![spec("good", "x"), spec("empty", " "), spec("nul", "a\0b"), env, cwd, spec("good", "y")];
         let problem = put_servers(&store, all, true).await.unwrap_err();
         assert_eq!(problem.code, ProblemCode::Usage);

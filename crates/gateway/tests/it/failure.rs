@@ -132,7 +132,7 @@ async fn a_server_that_cannot_start_is_a_clear_error_and_no_session() {
         ServerSpec::new(crate::host::name(name), command, args.iter().map(|a| (*a).to_owned()).collect())
     };
     let mut nowhere = odd(&[]);
-    nowhere.cwd = Some("/no/such/directory".to_owned());
+    nowhere.program_mut().unwrap().cwd = Some("/no/such/directory".to_owned());
     let broken = program("odd", "sh", &["-c", "echo 'Error: the licence has expired' >&2; exit 9"]);
     for (spec, words) in [
         (program("odd", "no-such-program-anywhere", &[]), vec!["`no-such-program-anywhere`", "PATH"]),

@@ -393,7 +393,7 @@ async fn a_caller_that_leaves_during_the_probe_leaves_no_process_behind() {
     let (program, file) = (dir.path().join("late"), dir.path().join("pid"));
     let args = ["--silent-start-ms", "300", "--double-fork", "--pid-file", file.to_str().unwrap()];
     let mut spec = odd(&args);
-    spec.command = program.to_str().unwrap().to_owned();
+    spec.program_mut().unwrap().command = program.to_str().unwrap().to_owned();
     let host = Host::open(vec![spec]).await;
     eventually("the absence is noticed", || host.report().health == Health::Failing).await;
     symlink(testkit::bin("odd"), &program).unwrap();

@@ -1,6 +1,8 @@
 //! Other programs' server lists, as they are found in the wild, turned into our specs. Nothing is dropped in silence:
 //! every field that is not used and every server that is not taken is in the notes, by its path, without its value.
 
+mod remote;
+
 use super::expand::{Expander, Surroundings, env_file};
 use super::jsonc::{self, JsoncError};
 use model::{ServerName, ServerSpec};
@@ -254,7 +256,9 @@ impl Reader<'_> {
     /// The error says why the server is not taken.
     fn spec(&mut self, name: &str, server: &Value) -> Result<ServerSpec, String> {
         let fields = server.as_object().ok_or("it is not an object")?;
-        refuse_remote(fields)?;
+        if remote::is_remote(fields)? {
+            return self.remote_spec(name, fields);
+        }
         let name = self.name(name)?;
         let mut args = self.args(fields)?;
         let command = self.command(fields, &mut args)?;
@@ -263,18 +267,27 @@ impl Reader<'_> {
             given => given,
         };
         let mut spec = ServerSpec::new(name, self.located(command, cwd.as_deref())?, args);
-        spec.cwd = cwd;
-        spec.env = self.env(fields)?;
+        let env = self.env(fields)?;
+        if let Some(program) = spec.program_mut() {
+            program.cwd = cwd;
+            program.env = env;
+        }
+        self.settle(&mut spec, fields, &USED)?;
+        Ok(spec)
+    }
+
+    /// What both kinds of server have, and a note for each field that has no effect.
+    fn settle(&mut self, spec: &mut ServerSpec, fields: &Map<String, Value>, used: &[&str]) -> Result<(), String> {
         spec.enabled = self.enabled(fields)?;
         spec.mode = self.choice(fields, "mode");
         spec.era = self.choice(fields, "era");
-        for field in fields.keys().filter(|field| !USED.contains(&field.as_str())) {
+        for field in fields.keys().filter(|field| !used.contains(&field.as_str())) {
             self.note(field, Kind::NotUsed, why_not_used(field));
         }
         if let Some(from) = self.variables() {
             self.notes.push(Note { path: self.path.to_owned(), kind: Kind::Changed, text: from });
         }
-        Ok(spec)
+        Ok(())
     }
 
     /// A setting that is staithe's own. Another tool's field of that name is not taken for it.
@@ -492,22 +505,11 @@ fn why_not_used(field: &str) -> &'static str {
             "it is for people to read"
         }
         "disabledTools" | "includeTools" | "excludeTools" | "tools" => "staithe shows every tool of a server",
-        "headers" | "oauth" | "auth" => "it is for remote servers",
+        "headers" | "headersFile" | "allowPlain" => "it is for remote servers",
+        "oauth" | "auth" => "staithe cannot log in to remote servers yet; `headersFile` takes a token",
+        "env" | "envFile" | "args" | "cwd" => "it is for programs",
         "transport" | "transportType" => "the command decides: stdin and stdout",
         _ => "staithe does not know it",
-    }
-}
-
-fn refuse_remote(fields: &Map<String, Value>) -> Result<(), String> {
-    let text = |name: &str| fields.get(name).and_then(Value::as_str);
-    let remote =
-        ["url", "serverUrl", "httpUrl"].iter().any(|name| fields.contains_key(*name)) && text("command").is_none();
-    match text("type").or_else(|| text("transport")).or_else(|| text("transportType")) {
-        None | Some("stdio") if !remote => Ok(()),
-        None | Some("stdio" | "http" | "sse" | "streamable-http" | "streamableHttp" | "streamable_http" | "ws") => {
-            Err("it is a remote server: staithe cannot host these yet".to_owned())
-        }
-        Some(other) => Err(format!("its type {other:?} is not known: only \"stdio\" can be hosted")),
     }
 }
 
@@ -573,6 +575,7 @@ fn join(path: &str, name: &str) -> String {
 mod tests {
     use super::read;
     use crate::import::expand::Surroundings;
+    use model::{Program, Target};
     use std::fmt::Write as _;
     use std::path::{Path, PathBuf};
 
@@ -596,9 +599,18 @@ mod tests {
         };
         let mut out = String::new();
         for spec in &found.servers {
-            let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}({})", value.len())).collect();
-            let (cwd, on) = (spec.cwd.as_deref().unwrap_or("-"), if spec.enabled { "on" } else { "off" });
-            let _ = write!(out, "{}: {} {:?} env={env:?} cwd={cwd} {on}", spec.name, spec.command, spec.args);
+            let on = if spec.enabled { "on" } else { "off" };
+            let _ = match &spec.target {
+                Target::Program(Program { command, args, env, cwd }) => {
+                    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}({})", value.len())).collect();
+                    let cwd = cwd.as_deref().unwrap_or("-");
+                    write!(out, "{}: {command} {args:?} env={env:?} cwd={cwd} {on}", spec.name)
+                }
+                Target::Remote(remote) => {
+                    let file = remote.headers_file().unwrap_or("-");
+                    write!(out, "{}: {} headers={file} {on}", spec.name, remote.url())
+                }
+            };
             if (spec.mode, spec.era) != Default::default() {
                 let _ = write!(out, " mode={} era={}", spec.mode, spec.era);
             }

@@ -86,8 +86,8 @@ pub(crate) async fn old_generations_stay_as_they_were(place: &Place) {
     let store = place.open().await;
     let first = store.put_server(spec("files", "one")).await.unwrap();
     let mut second = spec("files", "two");
-    second.env.insert("KEY".to_owned(), "value".to_owned());
-    second.cwd = Some("/srv".to_owned());
+    second.program_mut().unwrap().env.insert("KEY".to_owned(), "value".to_owned());
+    second.program_mut().unwrap().cwd = Some("/srv".to_owned());
     let second = store.put_server(second).await.unwrap();
     store.put_server(spec("files", "one")).await.unwrap();
     store.set_enabled(&name("files"), false).await.unwrap();
@@ -101,7 +101,7 @@ pub(crate) async fn old_generations_stay_as_they_were(place: &Place) {
 pub(crate) async fn text_comes_back_as_it_was(place: &Place) {
     let store = place.open().await;
     let mut odd = spec("a.b_C-9", "'; DROP TABLE servers; -- $1 ? \u{1F6A2} \\ \" \u{0}");
-    odd.env.insert("E".to_owned(), "ligne\nzwei\t\u{7f}".to_owned());
+    odd.program_mut().unwrap().env.insert("E".to_owned(), "ligne\nzwei\t\u{7f}".to_owned());
     let put = store.put_server(odd.clone()).await.unwrap();
     assert_eq!(put, ServerSpec { generation: 1, ..odd });
     assert_eq!(store.server(&name("a.b_C-9")).await.unwrap(), Some(put));
@@ -265,7 +265,7 @@ pub(crate) async fn a_newer_schema_is_refused(place: &Place) {
 pub(crate) async fn damaged_rows_are_named_and_secrets_are_not(place: &Place) {
     let store = place.open().await;
     let mut secret = spec("files", "one");
-    secret.env.insert("KEY".to_owned(), "hunter2".to_owned());
+    secret.program_mut().unwrap().env.insert("KEY".to_owned(), "hunter2".to_owned());
     store.put_server(secret).await.unwrap();
     place.sql(r#"UPDATE generations SET spec_json = '{"name":"files","env":{"KEY":"hunter2"},"mode":"hunter2"}'"#);
     let error = store.servers().await.unwrap_err();

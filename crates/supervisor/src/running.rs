@@ -1,0 +1,274 @@
+//! One life of an instance: a program with the tasks at its pipes, or the HTTP side of a remote server. Whoever holds
+//! one asks only how it ends, and ends it.
+
+use crate::handshake::HandshakeError;
+use crate::hosted::Hosted;
+use crate::instance::{self, Instance, ReadEnd};
+use crate::mailbox::ExitReport;
+use crate::outlet::Outlet;
+use crate::pipe::Writer;
+use crate::process::{self, Child};
+use crate::remote::Link;
+use crate::slot::Context;
+use crate::tree;
+use model::report::LogSource;
+use model::{Program, Remote, Target};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+use wire::era::Era;
+
+/// An instance that was started and what keeps it going.
+pub(crate) struct Running {
+    pub(crate) instance: Arc<Instance>,
+    body: Body,
+}
+
+enum Body {
+    Program(Box<Piped>),
+    Remote(Arc<Link>),
+}
+
+/// A process and the tasks at its pipes.
+struct Piped {
+    child: Child,
+    reader: JoinHandle<Option<ReadEnd>>,
+    drain: JoinHandle<Option<()>>,
+    stderr: JoinHandle<Option<()>>,
+    /// Which of its pipes it has closed. Its task must not be asked again.
+    closed: Option<String>,
+    end: Option<String>,
+}
+
+impl Running {
+    /// Starts the server's program, or makes ready to speak to the remote server.
+    pub(crate) fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+        if hosted.retired().is_cancelled() {
+            return Err("the server is stopped".to_owned());
+        }
+        match &hosted.spec().target {
+            Target::Program(program) => Self::start_program(hosted, program, era, context),
+            Target::Remote(remote) => Self::start_remote(hosted, remote, era, context),
+        }
+    }
+
+    fn start_program(hosted: &Hosted, program: &Program, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+        let id = hosted.next_instance_id();
+        let (child, pipes) = process::spawn(&hosted.spec().name, program, id, hosted.settings())
+            .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
+        context.log.add(id, LogSource::Host, &format!("started as process {}", child.pid));
+        let outlet = Outlet::Pipe(Writer::new(pipes.stdin, context.limits.queue_bytes));
+        let instance = Arc::new(Instance::new(id, Some(child.pid), era, outlet, context.clone()));
+        let (reads, drains, errs) = (instance.clone(), instance.clone(), instance.clone());
+        let piped = Piped {
+            child,
+            reader: stdx::task::spawn("stdout", instance::read(reads, pipes.stdout)),
+            drain: stdx::task::spawn("stdin", async move { drains.outlet().drain().await }),
+            stderr: stdx::task::spawn("stderr", read_stderr(errs, pipes.stderr)),
+            closed: None,
+            end: None,
+        };
+        Ok(Self { instance, body: Body::Program(Box::new(piped)) })
+    }
+
+    fn start_remote(hosted: &Hosted, remote: &Remote, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+        let id = hosted.next_instance_id();
+        let link = Link::open(hosted, remote, era, context).map_err(|error| stdx::chain::Chain(&error).to_string())?;
+        context.log.add(id, LogSource::Host, &format!("speaks to {}", remote.url()));
+        let outlet = Outlet::Remote(link.clone());
+        let instance = Arc::new(Instance::new(id, None, era, outlet, context.clone()));
+        link.serve(&instance);
+        Ok(Self { instance, body: Body::Remote(link) })
+    }
+
+    /// Waits until the instance has ended or can no longer be used, and says why. Cancel-safe.
+    pub(crate) async fn ended(&mut self) -> String {
+        match &mut self.body {
+            Body::Program(piped) => piped.ended().await,
+            Body::Remote(link) => link.ended().await,
+        }
+    }
+
+    /// What the instance met that says nothing about the era that its server speaks (E100). Of a program even silence
+    /// says something.
+    pub(crate) fn trouble(&self, silent: bool) -> Option<String> {
+        match &self.body {
+            Body::Program(_) => None,
+            Body::Remote(link) => {
+                link.trouble().or_else(|| silent.then(|| "it did not answer the probe in time".to_owned()))
+            }
+        }
+    }
+
+    /// A handshake's error in words, without anything secret that a server may have repeated.
+    pub(crate) fn said(&self, error: &HandshakeError) -> String {
+        match &self.body {
+            Body::Program(_) => error.to_string(),
+            Body::Remote(link) => link.trouble().unwrap_or_else(|| link.redact(&error.to_string())),
+        }
+    }
+
+    /// Why the handshake failed: a process that broke it off has an end that says more.
+    pub(crate) async fn explain(&mut self, error: &HandshakeError, hosted: &Arc<Hosted>) -> String {
+        match error {
+            HandshakeError::Ended(_) => match &self.body {
+                Body::Program(_) => {
+                    let end = tokio::time::timeout(Duration::from_millis(100), self.ended()).await;
+                    end.unwrap_or_else(|_| error.to_string())
+                }
+                Body::Remote(link) => {
+                    // Whatever speaks neither is another server than the one that was probed.
+                    if link.trouble().is_none() {
+                        hosted.doubt_verdict();
+                    }
+                    self.said(error)
+                }
+            },
+            // A server that refuses the era that it was found to speak was judged wrongly, or has changed.
+            HandshakeError::Refused { .. } | HandshakeError::Invalid(_) => {
+                hosted.doubt_verdict();
+                self.said(error)
+            }
+        }
+    }
+
+    /// Lets calls in flight finish, for at most `grace`.
+    pub(crate) async fn drain(&self, grace: Duration) {
+        let step = Duration::from_millis(10);
+        let mut waited = Duration::ZERO;
+        while self.instance.in_flight() > 0 && waited < grace {
+            tokio::time::sleep(step).await;
+            waited += step;
+        }
+    }
+
+    /// Ends the instance, tells every waiting call, and returns how it ended.
+    pub(crate) async fn stop(self, why: &str) -> ExitReport {
+        self.end(why, false).await
+    }
+
+    /// The same, where it was asked for: what still waits hears that staithe ended it.
+    pub(crate) async fn stop_as_asked(self) -> ExitReport {
+        self.end("staithe was told to stop it", true).await
+    }
+
+    async fn end(self, why: &str, asked: bool) -> ExitReport {
+        let Self { instance, body } = self;
+        let grace = instance.context.limits.stop_grace;
+        let report = match body {
+            Body::Program(mut piped) => {
+                piped.hear_out().await;
+                let report = instance.report(piped.end.clone().unwrap_or_else(|| why.to_owned()), asked);
+                instance.fail_all(&report);
+                piped.stop(grace).await;
+                report
+            }
+            Body::Remote(link) => {
+                let report = instance.report(why.to_owned(), asked);
+                instance.fail_all(&report);
+                link.close(grace).await;
+                report
+            }
+        };
+        instance.context.log.add(instance.id, LogSource::Host, &format!("ended: {}", report.status));
+        report
+    }
+}
+
+impl Piped {
+    async fn ended(&mut self) -> String {
+        if let Some(end) = &self.end {
+            return end.clone();
+        }
+        let closed = match self.closed.clone() {
+            Some(closed) => closed,
+            None => {
+                let closed = tokio::select! {
+                    status = self.child.exited() => {
+                        self.end = Some(status.clone());
+                        return status;
+                    }
+                    end = &mut self.reader => match end.ok().flatten() {
+                        // What it dies of now is our doing.
+                        Some(ReadEnd::LineTooLong { limit }) => return format!("it wrote a line of more than {limit} bytes"),
+                        Some(ReadEnd::Closed) | None => "it closed its stdout".to_owned(),
+                    },
+                    _ = &mut self.drain => "it closed its stdin".to_owned(),
+                };
+                self.closed = Some(closed.clone());
+                closed
+            }
+        };
+        // A process that ends closes its pipes first.
+        match tokio::time::timeout(Duration::from_millis(30), self.child.exited()).await {
+            Ok(status) => {
+                self.end = Some(status.clone());
+                status
+            }
+            Err(_elapsed) => closed,
+        }
+    }
+
+    /// What it wrote before it died was said: a moment for the readers to take it in.
+    async fn hear_out(&mut self) {
+        if self.end.is_none() {
+            return;
+        }
+        let both = async {
+            if !self.reader.is_finished() {
+                let _ = (&mut self.reader).await;
+            }
+            let _ = (&mut self.stderr).await;
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(20), both).await;
+    }
+
+    /// Ends the process and its tree.
+    async fn stop(&mut self, grace: Duration) {
+        match &self.end {
+            Some(_) => tree::sweep(self.child.pid, self.child.mark.clone(), grace).await,
+            None => {
+                tree::stop(&mut self.child, grace).await;
+            }
+        }
+        self.reader.abort();
+        self.drain.abort();
+        self.stderr.abort();
+    }
+}
+
+/// Reads a server's stderr to its log. It is no sign of an error (E223).
+async fn read_stderr(instance: Arc<Instance>, mut stderr: pipe::Receiver) {
+    let mut buffer = Vec::with_capacity(4096);
+    let mut chunk = vec![0; 4096];
+    loop {
+        let n = match stderr.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(n) => n,
+        };
+        buffer.extend_from_slice(&chunk[..n]);
+        while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+            note(&instance, &buffer[..end]);
+            buffer.drain(..=end);
+        }
+        // A line without an end is cut rather than kept.
+        if buffer.len() > 16 << 10 {
+            note(&instance, &buffer);
+            buffer.clear();
+        }
+    }
+    if !buffer.is_empty() {
+        note(&instance, &buffer);
+    }
+}
+
+fn note(instance: &Instance, raw: &[u8]) {
+    let text = String::from_utf8_lossy(raw);
+    let text = text.trim_end();
+    if !text.is_empty() {
+        instance.note_stderr(text);
+        instance.context.log.add(instance.id, LogSource::Stderr, text);
+    }
+}
