@@ -31,7 +31,9 @@ pub fn without_excluded(answer: &Message, catalogue: &Catalogue) -> Option<Vec<u
     let list = answer.member(Place::Result, "tools").filter(|list| list.kind == Kind::Array)?;
     let excluded = |tool: Span| {
         let named = scan::member(bytes, tool, "name").filter(|(_, kind)| *kind == Kind::String);
-        named.is_some_and(|(name, _)| catalogue.tool(&scan::text(bytes, name)).is_some_and(crate::catalogue::Tool::excluded))
+        named.is_some_and(|(name, _)| {
+            catalogue.tool(&scan::text(bytes, name)).is_some_and(crate::catalogue::Tool::excluded)
+        })
     };
     let (mut kept, mut dropped) = (vec![b'['], false);
     for (tool, kind) in scan::elements(bytes, list.value) {

@@ -11,7 +11,7 @@ use model::report::LogSource;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use wire::catalogue::Reading;
+use wire::catalogue::{Reading, Tool};
 use wire::era::Era;
 use wire::events::Event;
 use wire::message::{Message, Shape};
@@ -99,7 +99,7 @@ impl Link {
         let catalogue = reading.done();
         let Some(shown) = mirror::without_excluded(&answer, &catalogue) else { return text };
         for fault in catalogue.faults() {
-            if catalogue.tool(&fault.tool).is_some_and(|tool| tool.excluded()) && self.told.is_new(&fault.tool) {
+            if catalogue.tool(&fault.tool).is_some_and(Tool::excluded) && self.told.is_new(&fault.tool) {
                 let line = format!("left out of the list of tools: {fault}");
                 self.context.log.add(instance.id, LogSource::Host, &line);
             }
