@@ -110,7 +110,9 @@ mod tests {
     fn file(dir: &tempfile::TempDir, text: &str, mode: u32) -> std::path::PathBuf {
         let path = dir.path().join("headers");
         let _ = std::fs::remove_file(&path);
-        stdx::durable::write_file(&path, text.as_bytes(), mode).unwrap();
+        stdx::durable::write_file(&path, text.as_bytes(), 0o600).unwrap();
+        // Whatever the umask of the test.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
         path
     }
 

@@ -16,6 +16,8 @@ use wire::events::{Event, Events};
 const TRIES: u32 = 5;
 /// Between tries, where the server names no time of its own.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A server that wants none would be asked in a circle.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -91,7 +93,7 @@ impl Link {
             tries = if read.spoke { 1 } else { tries + 1 };
             last_id = read.last_id.or(last_id);
             let Some(from) = last_id.as_deref().filter(|_| resumable && tries <= TRIES) else { return Err(lost) };
-            tokio::time::sleep(read.retry.unwrap_or(PAUSE).min(LONGEST_PAUSE)).await;
+            tokio::time::sleep(read.retry.unwrap_or(PAUSE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
             body = self.resume(from, lost, &mut tries).await?;
         }
     }
