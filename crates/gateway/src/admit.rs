@@ -6,15 +6,22 @@ use crate::settings::{Auth, Settings};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use model::{Principal, ServerName};
+use oauth::Verified;
 
 /// Proof that a request may speak to a server as a principal. Made only by [`admit`].
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
     server: ServerName,
     principal: Principal,
+    token: Option<Verified>,
 }
 
 impl Admitted {
+    /// What the caller showed; `None` where nobody is asked.
+    pub(crate) fn token(&self) -> Option<&Verified> {
+        self.token.as_ref()
+    }
+
     pub(crate) fn server(&self) -> &ServerName {
         &self.server
     }
@@ -55,11 +62,11 @@ fn only<'a>(parts: &'a Parts, name: HeaderName, shown: &'static str) -> Result<O
 /// Who is calling which server.
 pub(crate) fn admit(host: &Host, parts: &Parts, server: ServerName) -> Result<Admitted, GateError> {
     match host.settings.auth {
-        Auth::Open => Ok(Admitted { server, principal: Principal::anonymous() }),
+        Auth::Open => Ok(Admitted { server, principal: Principal::anonymous(), token: None }),
         Auth::Required => {
             let bearer = bearer(parts)?;
             match host.authority.verify(bearer, &server) {
-                Ok(verified) => Ok(Admitted { server, principal: verified.principal().clone() }),
+                Ok(verified) => Ok(Admitted { server, principal: verified.principal().clone(), token: Some(verified) }),
                 Err(denied) => {
                     tracing::info!(%server, reason = %denied, "a token was refused");
                     Err(GateError::BadToken)

@@ -1,15 +1,16 @@
 //! A 2025-03-26 array: its requests run side by side, and each is answered once (E66, E68).
 
 use crate::admit::Admitted;
+use crate::feed::{self, Hello};
 use crate::listen::Host;
-use crate::reply::{Accepts, Body, Part, Reply, empty, json, stream};
+use crate::reply::{Accepts, Asker, Body, Part, Reply, empty, json};
 use crate::session;
 use http::{Response, StatusCode};
+use oauth::Verified;
 use std::sync::Arc;
 use supervisor::Session;
 use tokio::sync::mpsc;
 use wire::message::{Message, Shape};
-use wire::sse;
 
 /// Answers a batch: with one array if the client reads no streams, else as one stream that ends after the last answer.
 pub(crate) async fn batch(
@@ -22,7 +23,7 @@ pub(crate) async fn batch(
     let (requests, others): (Vec<Message>, Vec<Message>) =
         messages.into_iter().partition(|m| m.shape() == Shape::Request);
     for message in others {
-        let (unused, _response) = Reply::new(accepts, &host.settings.limits);
+        let (unused, _response) = Reply::new(accepts, Asker::new(&host, &admitted, Some(&session)));
         session::one(host.clone(), &admitted, session.clone(), message, unused).await;
     }
     if requests.is_empty() {
@@ -30,7 +31,7 @@ pub(crate) async fn batch(
     }
     let (sender, parts) = mpsc::channel(64);
     let count = requests.len();
-    let (all, own) = (host.clone(), session.clone());
+    let (all, own, token) = (host.clone(), session.clone(), admitted.token().cloned());
     stdx::task::spawn("batch", async move {
         for message in requests {
             let reply = Reply::part(sender.clone(), &all.settings.limits);
@@ -38,7 +39,7 @@ pub(crate) async fn batch(
         }
     });
     if accepts.events {
-        return streamed(&host, parts, count);
+        return streamed(host, token, session, parts, count);
     }
     json(StatusCode::OK, gathered(parts, count).await)
 }
@@ -59,28 +60,28 @@ async fn gathered(mut parts: mpsc::Receiver<Part>, count: usize) -> Vec<u8> {
     array
 }
 
-fn streamed(host: &Arc<Host>, mut parts: mpsc::Receiver<Part>, count: usize) -> Response<Body> {
-    let (events, response) = stream();
-    let limits = host.settings.limits.clone();
+/// One stream for all of them, which ends after the last answer. A client that left has cancelled nothing: the calls go
+/// on, and what they say waits for it (E78, E134).
+fn streamed(
+    host: Arc<Host>,
+    token: Option<Verified>,
+    session: Arc<Session>,
+    mut parts: mpsc::Receiver<Part>,
+    count: usize,
+) -> Response<Body> {
+    let (writer, reader) = session.open_request_stream();
+    let patience = host.settings.limits.write_timeout;
     stdx::task::spawn("batch stream", async move {
         let mut answered = 0;
         while answered < count {
-            let bytes = match tokio::time::timeout(limits.keep_alive, parts.recv()).await {
-                Err(_elapsed) => sse::KEEP_ALIVE.to_vec(),
-                Ok(None) => return,
-                Ok(Some(part)) => {
-                    let (Part::Event(message) | Part::Body(message)) = &part;
-                    answered += usize::from(matches!(part, Part::Body(_)));
-                    let mut event = Vec::with_capacity(message.len() + 32);
-                    sse::event(&mut event, message);
-                    event
-                }
-            };
-            // A legacy client that left has cancelled nothing: the calls go on without it.
-            if events.send_timeout(bytes.into(), limits.write_timeout).await.is_err() {
+            let Some(part) = parts.recv().await else { break };
+            answered += usize::from(matches!(part, Part::Body(_)));
+            let (Part::Event(message) | Part::Body(message)) = part;
+            if writer.send(message.into(), patience).await.is_err() {
                 return;
             }
         }
+        writer.close();
     });
-    response
+    feed::session(host, token, session, reader, Hello::Comment, None)
 }

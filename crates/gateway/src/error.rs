@@ -10,7 +10,7 @@ use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use model::{Blame, ServerName};
 use std::time::Duration;
-use supervisor::{Absent, ExitReport, NoSession, Stalled};
+use supervisor::{Absent, ExitReport, NoSession, NotKept, Stalled};
 use wire::bridge::Delivery;
 use wire::classify::Refusal;
 use wire::code;
@@ -44,6 +44,8 @@ pub(crate) enum GateError {
     TooLarge { limit: usize },
     #[error("the body did not arrive in time or the connection broke")]
     Incomplete,
+    #[error(transparent)]
+    NotKept(#[from] NotKept),
     #[error("the header {0} occurs more than once")]
     Repeated(&'static str),
     #[error("{limit} streams of this principal are open, which is the limit; close one first")]
@@ -94,7 +96,7 @@ impl GateError {
             Self::NotAcceptable | Self::NoEvents => StatusCode::NOT_ACCEPTABLE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
-            Self::Repeated(_) => StatusCode::BAD_REQUEST,
+            Self::Repeated(_) | Self::NotKept(_) => StatusCode::BAD_REQUEST,
             Self::Streams { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

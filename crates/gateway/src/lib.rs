@@ -11,6 +11,7 @@ mod batch;
 mod call;
 mod cors;
 mod error;
+mod feed;
 mod listen;
 mod modern;
 mod open;

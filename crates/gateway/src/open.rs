@@ -57,6 +57,7 @@ fn begin(host: &Host, admitted: &Admitted, message: &Message, revision: Revision
         capabilities: scan::canonical(&capabilities, scan::Span { start: 0, end: capabilities.len() }).into(),
         label: label(&client_info),
         client_info,
+        channel: None,
     };
     Ok(host.supervisor.open_session(opening)?)
 }

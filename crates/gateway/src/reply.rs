@@ -2,16 +2,23 @@
 //!
 //! A stream opens late, so that an early error still chooses the HTTP status (E31).
 
+use crate::admit::Admitted;
+use crate::feed::{self, Hello, RECHECK, stands};
+use crate::listen::Host;
 use crate::settings::Limits;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Frame, SizeHint};
+use oauth::Verified;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use stdx::clock::monotonic;
+use supervisor::{Session, Writer};
 use tokio::sync::{mpsc, oneshot};
 use wire::bridge::Delivery;
 use wire::sse;
@@ -103,6 +110,21 @@ impl Accepts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Left;
 
+/// Who waits for a reply, and what keeps it when his connection breaks.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    host: Arc<Host>,
+    token: Option<Verified>,
+    session: Option<Arc<Session>>,
+}
+
+impl Asker {
+    /// A client with a session finds its streams again; one without starts anew.
+    pub(crate) fn new(host: &Arc<Host>, admitted: &Admitted, session: Option<&Arc<Session>>) -> Self {
+        Self { host: host.clone(), token: admitted.token().cloned(), session: session.cloned() }
+    }
+}
+
 /// The way back of one call.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -111,14 +133,20 @@ pub(crate) struct Reply {
     /// Headers for the response, whichever form it takes.
     headers: HeaderMap,
     write_timeout: Duration,
+    /// Absent where the way is open from the start.
+    asker: Option<Asker>,
+    /// When the token is to be looked at again.
+    doubt: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum Way {
     /// Nothing was sent yet.
     Unopened(oneshot::Sender<Response<Body>>),
-    /// The stream is open.
+    /// The stream is open, and lives as long as its connection.
     Open(mpsc::Sender<Bytes>),
+    /// The stream of a session: it waits for its client where the connection breaks.
+    Stream(Writer),
     /// A place in a batch: events in between, and at the end one body.
     Part(mpsc::Sender<Part>),
     /// The client left.
@@ -134,16 +162,20 @@ pub(crate) enum Part {
 
 impl Reply {
     /// A reply, and where its HTTP response will appear.
-    pub(crate) fn new(accepts: Accepts, limits: &Limits) -> (Self, oneshot::Receiver<Response<Body>>) {
+    pub(crate) fn new(accepts: Accepts, asker: Asker) -> (Self, oneshot::Receiver<Response<Body>>) {
         let (sender, receiver) = oneshot::channel();
-        let way = Way::Unopened(sender);
-        (Self { way, accepts, headers: HeaderMap::new(), write_timeout: limits.write_timeout }, receiver)
+        let write_timeout = asker.host.settings.limits.write_timeout;
+        let reply = Self::over(Way::Unopened(sender), accepts, write_timeout);
+        (Self { asker: Some(asker), ..reply }, receiver)
     }
 
     /// A reply into a batch.
     pub(crate) fn part(parts: mpsc::Sender<Part>, limits: &Limits) -> Self {
-        let accepts = Accepts { json: true, events: true };
-        Self { way: Way::Part(parts), accepts, headers: HeaderMap::new(), write_timeout: limits.write_timeout }
+        Self::over(Way::Part(parts), Accepts { json: true, events: true }, limits.write_timeout)
+    }
+
+    fn over(way: Way, accepts: Accepts, write_timeout: Duration) -> Self {
+        Self { way, accepts, headers: HeaderMap::new(), write_timeout, asker: None, doubt: None }
     }
 
     /// Adds a header to the response. Has no effect once the stream is open.
@@ -158,20 +190,35 @@ impl Reply {
 
     /// Sends an event, opening the stream if need be. A client that reads no streams gets none.
     pub(crate) async fn event(&mut self, message: &[u8]) -> Result<(), Left> {
-        if let Way::Part(parts) = &self.way {
-            return parts.send(Part::Event(message.to_vec())).await.map_err(|_| Left);
-        }
-        let mut event = Vec::with_capacity(message.len() + 32);
-        sse::event(&mut event, message);
-        self.send(event.into()).await
-    }
-
-    /// Sends a comment, opening the stream if need be.
-    pub(crate) async fn keep_alive(&mut self) -> Result<(), Left> {
-        if matches!(self.way, Way::Part(_)) {
+        if !self.accepts.events {
             return Ok(());
         }
-        self.send(Bytes::from_static(sse::KEEP_ALIVE)).await
+        self.open(Hello::Nothing)?;
+        match &self.way {
+            Way::Part(parts) => parts.send(Part::Event(message.to_vec())).await.map_err(|_| Left),
+            Way::Stream(writer) => {
+                let message = Bytes::copy_from_slice(message);
+                writer.send(message, self.write_timeout).await.map_err(|_| Left)
+            }
+            Way::Open(_) => {
+                let mut event = Vec::with_capacity(message.len() + 32);
+                sse::event(&mut event, message);
+                self.write(event.into()).await
+            }
+            Way::Unopened(_) | Way::Closed => Ok(()),
+        }
+    }
+
+    /// Shows that the call goes on, opening the stream if need be. The streams of sessions do so themselves.
+    pub(crate) async fn keep_alive(&mut self) -> Result<(), Left> {
+        if !self.accepts.events {
+            return Ok(());
+        }
+        self.open(Hello::Comment)?;
+        match &self.way {
+            Way::Open(_) => self.write(Bytes::from_static(sse::KEEP_ALIVE)).await,
+            _ => Ok(()),
+        }
     }
 
     /// Waits for what must come before the call, and keeps the caller's stream awake meanwhile. `None` if he left and
@@ -215,8 +262,17 @@ impl Reply {
             Way::Part(parts) => {
                 let _ = parts.send(Part::Body(delivery.body)).await;
             }
-            Way::Unopened(_) | Way::Open(_) => {
+            Way::Stream(writer) => {
+                // Its session is over, or its client asked for too much and came back for nothing.
+                let _ = writer.finish(delivery.body.into(), self.write_timeout).await;
+            }
+            Way::Open(_) => {
                 let _ = self.event(&delivery.body).await;
+            }
+            Way::Unopened(_) => {
+                if self.open(Hello::Nothing).is_ok() {
+                    Box::pin(self.finish(delivery)).await;
+                }
             }
             Way::Closed => {}
         }
@@ -224,10 +280,14 @@ impl Reply {
 
     /// Ends without an answer: the client took its request back.
     pub(crate) fn close(mut self) {
-        if let Way::Unopened(sender) = std::mem::replace(&mut self.way, Way::Closed) {
-            let (events, response) = stream();
-            drop(events);
-            let _ = sender.send(response);
+        match std::mem::replace(&mut self.way, Way::Closed) {
+            Way::Unopened(sender) => {
+                let (events, response) = stream();
+                drop(events);
+                let _ = sender.send(response);
+            }
+            Way::Stream(writer) => writer.close(),
+            Way::Open(_) | Way::Part(_) | Way::Closed => {}
         }
     }
 
@@ -237,7 +297,8 @@ impl Reply {
             Way::Unopened(sender) => sender.closed().await,
             Way::Open(events) => events.closed().await,
             Way::Part(parts) => parts.closed().await,
-            Way::Closed => std::future::pending().await,
+            // Whoever leaves such a stream may come back to it.
+            Way::Stream(_) | Way::Closed => std::future::pending().await,
         }
     }
 
@@ -246,25 +307,38 @@ impl Reply {
         self.way = Way::Closed;
     }
 
-    async fn send(&mut self, bytes: Bytes) -> Result<(), Left> {
-        if !self.accepts.events {
-            return Ok(());
+    /// To a stream that lives as long as its connection, and no longer than the token that opened it (E244).
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Left> {
+        let Way::Open(events) = &self.way else { return Ok(()) };
+        let now = monotonic();
+        if self.doubt.is_none_or(|at| at <= now) {
+            self.doubt = Some(now + RECHECK);
+            if self.asker.as_ref().is_some_and(|asker| !stands(&asker.host, asker.token.as_ref())) {
+                return Err(Left);
+            }
         }
-        if let Way::Unopened(_) = &self.way {
-            self.open()?;
-        }
-        match &self.way {
-            Way::Open(events) => events.send_timeout(bytes, self.write_timeout).await.map_err(|_| Left),
-            Way::Unopened(_) | Way::Part(_) | Way::Closed => Ok(()),
-        }
+        events.send_timeout(bytes, self.write_timeout).await.map_err(|_| Left)
     }
 
-    fn open(&mut self) -> Result<(), Left> {
-        let (events, mut response) = stream();
+    /// Opens the stream if it is not open yet.
+    fn open(&mut self, hello: Hello) -> Result<(), Left> {
+        let Way::Unopened(_) = &self.way else { return Ok(()) };
+        let session = self.asker.as_ref().and_then(|asker| asker.session.as_ref().map(|session| (asker, session)));
+        let (way, mut response) = match session {
+            None => {
+                let (events, response) = stream();
+                (Way::Open(events), response)
+            }
+            Some((asker, session)) => {
+                let (writer, reader) = session.open_request_stream();
+                let (host, token) = (asker.host.clone(), asker.token.clone());
+                (Way::Stream(writer), feed::session(host, token, session.clone(), reader, hello, None))
+            }
+        };
         response.headers_mut().extend(std::mem::take(&mut self.headers));
-        match std::mem::replace(&mut self.way, Way::Open(events)) {
+        match std::mem::replace(&mut self.way, way) {
             Way::Unopened(sender) => sender.send(response).map_err(|_| Left),
-            Way::Open(_) | Way::Part(_) | Way::Closed => Ok(()),
+            _ => Ok(()),
         }
     }
 }

@@ -3,28 +3,27 @@
 use crate::admit::Admitted;
 use crate::call::{Asked, call};
 use crate::error::{CallError, GateError};
+use crate::feed::{self, Hello};
 use crate::listen::Host;
 use crate::modern::fail;
 use crate::post::single;
-use crate::reply::{Accepts, Body, Reply, empty, json, stream as event_stream};
+use crate::reply::{Accepts, Body, Reply, empty, json};
 use crate::tools::Mirrored;
-use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use std::sync::Arc;
-use supervisor::{Level, Messages, Session};
-use tokio::sync::mpsc;
+use supervisor::{Level, Session};
 use wire::bridge;
 use wire::era::Era;
 use wire::message::{Message, Shape};
 use wire::method;
 use wire::scan::Place;
-use wire::sse;
 
 /// The session that a header names, if it is this caller's.
 pub(crate) fn find(host: &Host, admitted: &Admitted, id: &[u8]) -> Option<Arc<Session>> {
     let id = std::str::from_utf8(id).ok()?;
-    host.supervisor.session(id, admitted.principal(), "", admitted.server())
+    // A session that is a connection has no name that a request could use.
+    host.supervisor.session(id, admitted.principal(), "", admitted.server()).filter(|session| !session.is_channel())
 }
 
 /// One message of a session. `None` where the answer comes through `reply`.
@@ -177,7 +176,8 @@ fn empty_result(message: &Message) -> bridge::Delivery {
     bridge::Delivery { body, status: 200 }
 }
 
-/// The GET stream of a session: what the server says without being asked.
+/// A GET: the stream of what the server says without being asked, or with `Last-Event-ID` the rest of a stream whose
+/// connection broke (E130).
 pub(crate) fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Response<Body> {
     let session = match named(&host, admitted, parts) {
         Ok(Some(session)) => session,
@@ -191,39 +191,15 @@ pub(crate) fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Res
         Ok(place) => place,
         Err(error) => return error.response(),
     };
-    let (events, response) = event_stream();
-    let messages = session.open_stream();
-    stdx::task::spawn("GET stream", async move {
-        feed(&host, &session, messages, events).await;
-        session.touch();
-        drop(place);
-    });
-    response
-}
-
-/// Carries messages to a GET stream until the session, the client or the host ends it.
-async fn feed(host: &Host, session: &Session, mut messages: Messages, events: mpsc::Sender<Bytes>) {
-    let limits = &host.settings.limits;
-    let mut next = Bytes::from_static(sse::KEEP_ALIVE);
-    loop {
-        if events.send_timeout(next, limits.write_timeout).await.is_err() {
-            return;
-        }
-        next = tokio::select! {
-            message = messages.next() => match message {
-                Some(message) => {
-                    let mut event = Vec::with_capacity(message.len() + 32);
-                    sse::event(&mut event, &message);
-                    event.into()
-                }
-                None => return,
-            },
-            () = tokio::time::sleep(limits.keep_alive) => Bytes::from_static(sse::KEEP_ALIVE),
-            () = events.closed() => return,
-            () = session.ended().cancelled() => return,
-            () = host.stopping.cancelled() => return,
-        };
-    }
+    let reader = match single(&parts.headers, "last-event-id") {
+        Ok(None) => session.open_stream(),
+        Ok(Some(last)) => match session.resume(&last) {
+            Ok(reader) => reader,
+            Err(not_kept) => return GateError::from(not_kept).response(),
+        },
+        Err(error) => return error.response(),
+    };
+    feed::session(host, admitted.token().cloned(), session, reader, Hello::Comment, Some(place))
 }
 
 /// DELETE: the client ends its session (E122).

@@ -48,6 +48,9 @@ pub struct Limits {
     pub stream_after: Duration,
     /// A comment on each open stream this often.
     pub keep_alive: Duration,
+    /// A stream of a 2025-11-25 session is closed on purpose after this time, and its client asks for the rest (E77). Off:
+    /// each return costs a request, and it only helps where something in between cuts long connections.
+    pub poll_after: Option<Duration>,
     /// How long a client may leave its stream unread before it counts as gone.
     pub write_timeout: Duration,
     /// Open connections.
@@ -73,6 +76,7 @@ impl Default for Limits {
             tools_wait: Duration::from_secs(2),
             stream_after: Duration::from_secs(3),
             keep_alive: Duration::from_secs(15),
+            poll_after: None,
             write_timeout: Duration::from_secs(60),
             connections: 4096,
             streams_per_principal: 4096,

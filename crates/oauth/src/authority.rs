@@ -164,6 +164,13 @@ impl Authority {
         verify(&self.read(), bearer, server, clock::unix_ms())
     }
 
+    /// Whether what `verify` found is still so: asked while a stream is open that a token opened (E244).
+    pub fn stands(&self, verified: &Verified) -> bool {
+        let now = clock::unix_ms();
+        let id = token::id(verified.token_id());
+        id.is_some_and(|id| self.read().find(&id).is_some_and(|key| !key.ended_before(now.saturating_add(1))))
+    }
+
     /// Ends a token: no `verify` that begins after this was called succeeds. Says whether there is such a token, which
     /// may have been revoked before.
     pub async fn revoke(&self, id: &str) -> Result<bool, RevokeError> {

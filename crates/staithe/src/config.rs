@@ -201,6 +201,8 @@ enum Field<'a> {
     Count(&'a mut u32),
     CountSize(&'a mut usize),
     Time(&'a mut Duration),
+    /// A time, or nothing: then what it would delay never happens.
+    Pause(&'a mut Option<Duration>),
 }
 
 const KEYS: &[Key] = &[
@@ -326,6 +328,31 @@ const KEYS: &[Key] = &[
         field: |c| Field::Time(&mut c.hosting.session_idle),
     },
     Key {
+        name: "limits.replay_events",
+        why: "Events of one session that are kept for a client whose connection broke.",
+        field: |c| Field::Count(&mut c.hosting.replay_events),
+    },
+    Key {
+        name: "limits.replay_bytes",
+        why: "Their bytes; the newest event is kept whatever its size.",
+        field: |c| Field::Bytes(&mut c.hosting.replay_bytes),
+    },
+    Key {
+        name: "limits.replay_bytes_per_principal",
+        why: "What all sessions of one principal keep: many sessions must not take the host's memory.",
+        field: |c| Field::Bytes(&mut c.hosting.replay_bytes_per_principal),
+    },
+    Key {
+        name: "limits.replay_streams",
+        why: "Streams of one session that wait for their client to come back.",
+        field: |c| Field::Count(&mut c.hosting.replay_streams),
+    },
+    Key {
+        name: "limits.replay_keep",
+        why: "How long a stream can be resumed after its response was sent.",
+        field: |c| Field::Time(&mut c.hosting.replay_keep),
+    },
+    Key {
         name: "limits.log_bytes",
         why: "Size at which a server's log is rotated; one older file is kept.",
         field: |c| Field::Bytes64(&mut c.hosting.log_bytes),
@@ -374,6 +401,11 @@ const KEYS: &[Key] = &[
         name: "limits.keep_alive",
         why: "How often a quiet stream says that it lives; proxies cut silence after 30 to 60 s.",
         field: |c| Field::Time(&mut c.serving.keep_alive),
+    },
+    Key {
+        name: "limits.poll_after",
+        why: "Streams of 2025-11-25 clients close after so long and are asked for again; off, as each return costs a request.",
+        field: |c| Field::Pause(&mut c.serving.poll_after),
     },
     Key {
         name: "limits.write_timeout",
@@ -425,6 +457,7 @@ impl Field<'_> {
             Self::Count(to) => *to = fit(count(given)?)?,
             Self::CountSize(to) => *to = fit(count(given)?)?,
             Self::Time(to) => *to = time(given)?,
+            Self::Pause(to) => *to = Some(time(given)?),
         }
         Ok(())
     }
@@ -447,6 +480,7 @@ impl Field<'_> {
             Self::Count(at) => Some(toml::Value::Integer(i64::from(*at))),
             Self::CountSize(at) => Some(toml::Value::Integer(i64::try_from(*at).unwrap_or(i64::MAX))),
             Self::Time(at) => text(show_time(*at)),
+            Self::Pause(at) => at.and_then(|at| text(show_time(at))),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::probe;
 use crate::remote::{Memory, Pool as Connections};
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::slot::{Context, Counters, Order, Slot};
+use crate::slot::{Context, Counters, Order, Slot, State};
 use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 use sha2::{Digest, Sha256};
@@ -460,10 +460,13 @@ impl Hosted {
         }
     }
 
-    /// The session is over: its own process too.
+    /// The session is over: its calls and its own process too.
     pub(crate) fn session_closed(&self, session: &str) {
         for slot in self.all_slots() {
             slot.context.detach(session);
+            if let State::Ready(instance) = slot.state() {
+                instance.cancel_session(session, "the client ended its session");
+            }
             if matches!(&slot.key.holder, crate::key::Holder::Session { id, .. } if id == session) {
                 slot.order(Order::Stop);
             }

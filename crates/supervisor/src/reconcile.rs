@@ -90,11 +90,12 @@ impl Supervisor {
             instance_ids: AtomicU64::new(0),
             slots: AtomicU32::new(0),
         };
+        let sessions = Sessions::new(shared.settings.limits.clone());
         let supervisor = Self {
             inner: Arc::new(Inner {
                 shared: Arc::new(shared),
                 servers: RwLock::default(),
-                sessions: Sessions::default(),
+                sessions,
                 turn: tokio::sync::Mutex::new(()),
                 stopping,
             }),
@@ -174,8 +175,7 @@ impl Supervisor {
 
     /// Opens a legacy session.
     pub fn open_session(&self, opening: Opening) -> Result<Arc<Session>, NoSession> {
-        let limits = &self.inner.shared.settings.limits;
-        self.inner.sessions.open(opening, limits.sessions, limits.sessions_per_principal)
+        self.inner.sessions.open(opening)
     }
 
     /// The session with this id, if it is this caller's at this server.
@@ -183,7 +183,12 @@ impl Supervisor {
         self.inner.sessions.find(id, principal, client, server)
     }
 
-    /// Ends a session and gives back what it held.
+    /// Ends a session whose calls may still finish: no request finds it any more. [`Self::close_session`] must follow.
+    pub fn end_session(&self, session: &Arc<Session>) {
+        self.inner.sessions.close(session);
+    }
+
+    /// Ends a session, takes back its calls, and gives back what it held (E122).
     pub fn close_session(&self, session: &Arc<Session>, server: &ServerName) {
         self.inner.sessions.close(session);
         if let Some(entry) = self.entry(server) {
@@ -198,10 +203,9 @@ impl Supervisor {
 
     /// Every server, by name.
     pub fn servers(&self) -> Vec<ServerReport> {
-        let sessions = self.inner.sessions.reports(None);
         let public_url = &self.inner.shared.settings.public_url;
         let mut reports: Vec<ServerReport> =
-            self.entries().iter().map(|e| report::server(&e.hosted, public_url, &sessions)).collect();
+            self.entries().iter().map(|e| report::server(&e.hosted, public_url, self.open_sessions(e))).collect();
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         reports
     }
@@ -229,6 +233,10 @@ impl Supervisor {
             let _ = one.await;
         }
         tree::end_leftovers(&self.inner.shared.settings.identity).await;
+    }
+
+    fn open_sessions(&self, entry: &Entry) -> u32 {
+        self.inner.sessions.count(&entry.hosted.spec().name)
     }
 
     fn entry(&self, name: &ServerName) -> Option<Entry> {

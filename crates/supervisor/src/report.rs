@@ -3,13 +3,13 @@
 use crate::hosted::{Checked, Hosted};
 use crate::slot::{Slot, State};
 use crate::tree;
-use model::report::{Health, InstanceReport, ServerReport, SessionReport};
+use model::report::{Health, InstanceReport, ServerReport};
 use model::{Program, ServerSpec, Target};
 use std::sync::atomic::Ordering;
 use stdx::clock::monotonic;
 use wire::era::Era;
 
-pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: &[SessionReport]) -> ServerReport {
+pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: u32) -> ServerReport {
     let spec = hosted.spec();
     let slots = hosted.all_slots();
     let known = hosted.known();
@@ -29,7 +29,7 @@ pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: &[SessionRepor
         health,
         reason,
         instances: count(slots.iter().filter(|s| matches!(s.state(), State::Ready(_))).count()),
-        sessions: count(sessions.iter().filter(|s| s.server == spec.name).count()),
+        sessions,
         calls: counters.calls.load(Ordering::Relaxed),
         restarts: counters.restarts.load(Ordering::Relaxed),
         junk_lines: counters.junk.load(Ordering::Relaxed),

@@ -1,16 +1,17 @@
 //! Legacy protocol sessions: cheap entries that outlive the processes behind them, bound to one principal and one server.
 
+use crate::events::{Bounds, Budget, NotKept, Reader, Sent, Streams, Writer};
 use crate::instance::Instance;
 use crate::key::Caller;
 use crate::level::Level;
+use crate::settings::Limits;
 use bytes::Bytes;
 use model::report::SessionReport;
 use model::{Blame, Principal, ServerName};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::bridge;
 use wire::code;
@@ -21,10 +22,6 @@ use wire::message::Message;
 const KEPT: usize = 32;
 /// Bytes that wait for it.
 const KEPT_BYTES: usize = 64 << 10;
-/// Messages that a GET stream may be behind.
-const STREAM: usize = 256;
-/// Bytes that it may be behind. One message is always taken, however large.
-const STREAM_BYTES: usize = 4 << 20;
 /// Requests of servers that a client may leave unanswered.
 const ASKS: usize = 64;
 
@@ -66,10 +63,12 @@ pub struct Opening {
     pub client_info: Bytes,
     /// `name version`, for people.
     pub label: String,
+    /// The one stream of an HTTP+SSE connection that is this session; without it, streams open one by one.
+    pub channel: Option<Arc<Streams>>,
 }
 
-/// A message for a session's GET stream: one JSON-RPC message without line breaks.
-pub type Outbound = Vec<u8>;
+/// A message for a session's GET stream: one JSON-RPC message.
+pub(crate) type Outbound = Vec<u8>;
 
 /// One session.
 #[derive(Debug)]
@@ -84,69 +83,21 @@ pub struct Session {
     last_used_ms: AtomicI64,
     next_ask: AtomicU64,
     ended: CancellationToken,
+    /// There from its first stream on: most sessions never open one.
+    streams: OnceLock<Arc<Streams>>,
+    /// The session is its HTTP+SSE connection.
+    channel: bool,
+    bounds: Bounds,
+    budget: Arc<Budget>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    stream: Option<Stream>,
     kept: VecDeque<Outbound>,
     level: Option<Level>,
     subscriptions: HashSet<String>,
     asks: HashMap<u64, Ask>,
-}
-
-/// The sending end of a GET stream.
-#[derive(Debug)]
-struct Stream {
-    sender: mpsc::Sender<Outbound>,
-    /// Bytes that were sent and not taken yet.
-    behind: Arc<AtomicUsize>,
-}
-
-/// What is sent on a GET stream, for its one reader.
-#[derive(Debug)]
-pub struct Messages {
-    receiver: mpsc::Receiver<Outbound>,
-    behind: Arc<AtomicUsize>,
-}
-
-impl Messages {
-    /// The next message; `None` when the stream has ended. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Outbound> {
-        let message = self.receiver.recv().await?;
-        self.behind.fetch_sub(message.len(), Ordering::Relaxed);
-        Some(message)
-    }
-}
-
-impl Stream {
-    fn new() -> (Self, Messages) {
-        let (sender, receiver) = mpsc::channel(STREAM);
-        let behind = Arc::new(AtomicUsize::new(0));
-        (Self { sender, behind: behind.clone() }, Messages { receiver, behind })
-    }
-
-    /// False if nobody reads it any more. A reader that is too far behind loses the message rather than holding up the
-    /// server or our memory.
-    fn send(&self, message: Outbound) -> bool {
-        if self.sender.is_closed() {
-            return false;
-        }
-        let (size, behind) = (message.len(), self.behind.load(Ordering::Relaxed));
-        if behind > 0 && behind + size > STREAM_BYTES {
-            return true;
-        }
-        // Counted first: the reader may take it at once.
-        self.behind.fetch_add(size, Ordering::Relaxed);
-        match self.sender.try_send(message) {
-            Ok(()) => true,
-            Err(unsent) => {
-                self.behind.fetch_sub(size, Ordering::Relaxed);
-                matches!(unsent, mpsc::error::TrySendError::Full(_))
-            }
-        }
-    }
 }
 
 /// A request of a server that the client has not answered.
@@ -158,7 +109,7 @@ struct Ask {
 }
 
 impl Session {
-    fn open(opening: Opening) -> Result<Self, NoSession> {
+    fn open(opening: Opening, bounds: Bounds, budget: Arc<Budget>) -> Result<Self, NoSession> {
         let id = stdx::random::handle()?;
         let now = stdx::clock::unix_ms();
         Ok(Self {
@@ -178,6 +129,10 @@ impl Session {
             last_used_ms: AtomicI64::new(now),
             next_ask: AtomicU64::new(1),
             ended: CancellationToken::new(),
+            channel: opening.channel.is_some(),
+            streams: opening.channel.map(OnceLock::from).unwrap_or_default(),
+            bounds,
+            budget,
             state: Mutex::default(),
         })
     }
@@ -212,16 +167,54 @@ impl Session {
         &self.ended
     }
 
+    /// Whether the session is its HTTP+SSE connection, and so nothing that another request could name.
+    pub fn is_channel(&self) -> bool {
+        self.channel
+    }
+
+    /// Whether its client understands an event that has an id and no data (E76).
+    pub fn primes(&self) -> bool {
+        self.revision >= Revision::V20251125
+    }
+
     /// Opens the session's GET stream, with what waited for it. An older stream ends: one message goes to one stream
     /// only (E75), and a client that comes back may have left a dead connection behind.
-    pub fn open_stream(&self) -> Messages {
-        let (stream, messages) = Stream::new();
+    pub fn open_stream(&self) -> Reader {
         let mut state = self.state();
-        for message in state.kept.drain(..) {
-            stream.send(message);
+        let reader = self.streams().open_standing();
+        self.send_kept(&mut state);
+        reader
+    }
+
+    /// Opens the stream of one request.
+    pub fn open_request_stream(&self) -> (Writer, Reader) {
+        self.streams().open()
+    }
+
+    /// Goes on with a stream of this session after the event `last` (E130). The ids of other sessions are as unknown as
+    /// those that never were (E131, E132).
+    pub fn resume(&self, last: &[u8]) -> Result<Reader, NotKept> {
+        let mut state = self.state();
+        let reader = self.streams.get().ok_or(NotKept)?.resume(last)?;
+        if reader.is_standing() {
+            self.send_kept(&mut state);
         }
-        state.stream = Some(stream);
-        messages
+        Ok(reader)
+    }
+
+    fn send_kept(&self, state: &mut State) {
+        for message in std::mem::take(&mut state.kept) {
+            self.streams().send(message.into());
+        }
+    }
+
+    fn streams(&self) -> &Arc<Streams> {
+        let streams = self.streams.get_or_init(|| Streams::new(self.bounds, self.budget.clone()));
+        // A session that ended while its first stream was opened: nobody else would end the stream.
+        if self.ended.is_cancelled() {
+            streams.end();
+        }
+        streams
     }
 
     /// The least severity that its client asked for.
@@ -291,19 +284,19 @@ impl Session {
         Some(id)
     }
 
-    /// Sends on the GET stream if one is open and not too far behind.
+    /// Sends on the GET stream if one is open. A reader that is too far behind loses the message rather than holding up
+    /// the server or our memory.
     pub(crate) fn try_stream(&self, message: Outbound) -> bool {
-        let mut state = self.state();
-        let taken = state.stream.as_ref().is_some_and(|stream| stream.send(message));
-        if !taken {
-            state.stream = None;
-        }
-        taken
+        self.streams.get().is_some_and(|streams| streams.send(message.into()) != Sent::Nobody)
     }
 
-    /// Keeps a message for the next GET stream. One list change is as good as many.
+    /// Keeps a message for the next GET stream, unless one was opened meanwhile. One list change is as good as many.
     pub(crate) fn keep(&self, message: Outbound) {
         let mut state = self.state();
+        if self.streams.get().is_some_and(|streams| streams.standing()) {
+            self.try_stream(message);
+            return;
+        }
         if state.kept.contains(&message) {
             return;
         }
@@ -322,22 +315,19 @@ impl Session {
         self.last_used_ms.store(stdx::clock::unix_ms(), Ordering::Relaxed);
     }
 
+    /// Since when nothing happened in it; `None` while a connection reads a stream of it.
     fn idle_since_ms(&self) -> Option<i64> {
-        let mut state = self.state();
-        if state.stream.as_ref().is_some_and(|s| s.sender.is_closed()) {
-            state.stream = None;
-            self.touch();
-        }
-        if state.stream.is_some() { None } else { Some(self.last_used_ms.load(Ordering::Relaxed)) }
+        let read = self.streams.get().is_some_and(|streams| streams.read());
+        if read { None } else { Some(self.last_used_ms.load(Ordering::Relaxed)) }
     }
 
-    /// Ends it: its stream closes, and servers that wait for its client hear that nobody will answer.
+    /// Ends it: its streams close, and servers that wait for its client hear that nobody will answer.
     fn end(&self) {
         self.ended.cancel();
-        let mut state = self.state();
-        state.stream = None;
-        let asks: Vec<Ask> = state.asks.drain().map(|(_, ask)| ask).collect();
-        drop(state);
+        if let Some(streams) = self.streams.get() {
+            streams.end();
+        }
+        let asks: Vec<Ask> = self.state().asks.drain().map(|(_, ask)| ask).collect();
         for ask in asks {
             if let Some(instance) = ask.instance.upgrade() {
                 let mut line = Vec::new();
@@ -356,7 +346,7 @@ impl Session {
             client: self.label.clone(),
             opened_at_ms: self.opened_at_ms,
             last_used_at_ms: self.last_used_ms.load(Ordering::Relaxed),
-            stream: self.state().stream.as_ref().is_some_and(|s| !s.sender.is_closed()),
+            stream: self.streams.get().is_some_and(|streams| streams.standing()),
         }
     }
 
@@ -366,29 +356,47 @@ impl Session {
 }
 
 /// Every open session of the host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
+    limits: Limits,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     by_id: HashMap<String, Arc<Session>>,
-    per_principal: HashMap<Principal, u32>,
+    per_principal: HashMap<Principal, Share>,
+    per_server: HashMap<ServerName, u32>,
+}
+
+/// What one principal has.
+#[derive(Debug)]
+struct Share {
+    sessions: u32,
+    budget: Arc<Budget>,
 }
 
 impl Sessions {
-    pub(crate) fn open(&self, opening: Opening, all: u32, each: u32) -> Result<Arc<Session>, NoSession> {
-        let session = Arc::new(Session::open(opening)?);
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, table: Mutex::default() }
+    }
+
+    pub(crate) fn open(&self, opening: Opening) -> Result<Arc<Session>, NoSession> {
+        let (all, each) = (self.limits.sessions, self.limits.sessions_per_principal);
         let mut table = self.table();
         if table.by_id.len() >= all as usize {
             return Err(NoSession::Full { limit: all, per_principal: false });
         }
-        let count = table.per_principal.entry(session.caller.principal.clone()).or_default();
-        if *count >= each {
+        let share = table.per_principal.get(&opening.principal);
+        if share.is_some_and(|share| share.sessions >= each) {
             return Err(NoSession::Full { limit: each, per_principal: true });
         }
-        *count += 1;
+        let known = share.map(|share| share.budget.clone());
+        let budget = known.unwrap_or_else(|| Budget::new(self.limits.replay_bytes_per_principal));
+        let session = Arc::new(Session::open(opening, self.limits.replay(), budget.clone())?);
+        let share = table.per_principal.entry(session.caller.principal.clone());
+        share.or_insert(Share { sessions: 0, budget }).sessions += 1;
+        *table.per_server.entry(session.server.clone()).or_default() += 1;
         table.by_id.insert(session.id.clone(), session.clone());
         Ok(session)
     }
@@ -410,16 +418,7 @@ impl Sessions {
     pub(crate) fn close(&self, session: &Arc<Session>) {
         let mut table = self.table();
         if table.by_id.remove(&session.id).is_some() {
-            let gone = match table.per_principal.get_mut(&session.caller.principal) {
-                Some(count) => {
-                    *count -= 1;
-                    *count == 0
-                }
-                None => false,
-            };
-            if gone {
-                table.per_principal.remove(&session.caller.principal);
-            }
+            table.one_less(session);
         }
         // A table that was large once need not stay so.
         if table.by_id.capacity() > 64 && table.by_id.len() < table.by_id.capacity() / 4 {
@@ -429,15 +428,23 @@ impl Sessions {
         session.end();
     }
 
-    /// Sessions without a stream whose last request is older than `idle`.
+    /// Sessions without a stream whose last request is older than `idle`. Of all others, what was kept too long goes.
     pub(crate) fn expired(&self, idle: Duration) -> Vec<Arc<Session>> {
         let before = stdx::clock::unix_ms().saturating_sub(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
         let all: Vec<Arc<Session>> = self.table().by_id.values().cloned().collect();
+        for streams in all.iter().filter_map(|session| session.streams.get()) {
+            streams.sweep();
+        }
         all.into_iter().filter(|s| s.idle_since_ms().is_some_and(|at| at < before)).collect()
     }
 
     pub(crate) fn of_server(&self, server: &ServerName) -> Vec<Arc<Session>> {
         self.table().by_id.values().filter(|s| s.server == *server).cloned().collect()
+    }
+
+    /// How many are open for a server.
+    pub(crate) fn count(&self, server: &ServerName) -> u32 {
+        self.table().per_server.get(server).copied().unwrap_or_default()
     }
 
     pub(crate) fn reports(&self, server: Option<&ServerName>) -> Vec<SessionReport> {
@@ -450,6 +457,23 @@ impl Sessions {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn one_less(&mut self, session: &Session) {
+        if let Some(share) = self.per_principal.get_mut(&session.caller.principal) {
+            share.sessions -= 1;
+            if share.sessions == 0 {
+                self.per_principal.remove(&session.caller.principal);
+            }
+        }
+        if let Some(count) = self.per_server.get_mut(&session.server) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_server.remove(&session.server);
+            }
+        }
     }
 }
 
@@ -466,28 +490,9 @@ mod tests {
             capabilities: Bytes::from_static(b"{}"),
             client_info: Bytes::from_static(b"{}"),
             label: String::new(),
+            channel: None,
         };
-        Session::open(opening).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_nobody_reads_holds_bounded_memory() {
-        let session = session();
-        let mut messages = session.open_stream();
-        for _ in 0..3 {
-            for _ in 0..100 {
-                assert!(session.try_stream(vec![b'x'; 1 << 20]), "a slow reader is no reason to look for another way");
-            }
-            for _ in 0..4 {
-                assert_eq!(messages.next().await.unwrap().len(), 1 << 20);
-            }
-            let more = tokio::time::timeout(Duration::from_millis(1), messages.next()).await;
-            assert!(more.is_err(), "the fifth was lost");
-        }
-        assert!(session.try_stream(vec![b'x'; 2 * STREAM_BYTES]), "one large message gets through");
-        assert_eq!(messages.next().await.unwrap().len(), 2 * STREAM_BYTES);
-        drop(messages);
-        assert!(!session.try_stream(vec![b'x']), "nobody reads");
+        Session::open(opening, Limits::default().replay(), Budget::new(1 << 30)).unwrap()
     }
 
     #[tokio::test]
@@ -497,10 +502,10 @@ mod tests {
             session.keep(vec![n; 10_000]);
         }
         session.keep(vec![0; KEPT_BYTES + 1]);
-        let mut messages = session.open_stream();
+        let mut reader = session.open_stream();
         for n in 94..100 {
-            assert_eq!(messages.next().await.unwrap(), vec![n; 10_000]);
+            assert_eq!(reader.next().await.unwrap().1, vec![n; 10_000]);
         }
-        assert!(tokio::time::timeout(Duration::from_millis(1), messages.next()).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(1), reader.next()).await.is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! What the supervisor is told once, and every bound it keeps.
 
+use crate::events::Bounds;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,17 @@ pub struct Limits {
     pub sessions_per_principal: u32,
     /// A session without a request and without a stream for this long ends.
     pub session_idle: Duration,
+    /// Events of one session that are kept for a client whose connection broke.
+    pub replay_events: u32,
+    /// Their bytes. 1 MiB holds what a call says in the seconds that a client needs to come back; the newest event is
+    /// kept whatever its size.
+    pub replay_bytes: usize,
+    /// Bytes that all sessions of one principal keep: ten thousand sessions must not take the host's memory.
+    pub replay_bytes_per_principal: usize,
+    /// Streams of one session that wait for their client to come back; of more, the one that waits longest goes.
+    pub replay_streams: u32,
+    /// How long a stream can be resumed after its response was sent. A client that missed it asks within seconds.
+    pub replay_keep: Duration,
     /// Size at which a server's log is rotated, bytes; one older file is kept.
     pub log_bytes: u64,
 }
@@ -75,7 +87,23 @@ impl Default for Limits {
             sessions: 20_000,
             sessions_per_principal: 10_000,
             session_idle: Duration::from_secs(30 * 60),
+            replay_events: 1024,
+            replay_bytes: 1 << 20,
+            replay_bytes_per_principal: 64 << 20,
+            replay_streams: 16,
+            replay_keep: Duration::from_secs(5 * 60),
             log_bytes: 8 << 20,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn replay(&self) -> Bounds {
+        Bounds {
+            events: self.replay_events as usize,
+            bytes: self.replay_bytes,
+            parked: self.replay_streams as usize,
+            keep: self.replay_keep,
         }
     }
 }

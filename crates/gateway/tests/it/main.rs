@@ -13,4 +13,5 @@ mod matrix;
 mod modern;
 mod shapes;
 mod tasks;
+mod streams;
 mod traps;
