@@ -128,7 +128,9 @@ fn only_its_own(response: &Response, caller: usize, round: usize) {
         return;
     }
     let token = TOKENS[round / 14 % TOKENS.len()];
-    let events: Vec<String> = response.events().unwrap().0.into_iter().map(|e| e.data).collect();
+    // A stream of a 2025-11-25 session begins with an id alone.
+    let data = response.events().unwrap().0.into_iter().map(|e| e.data);
+    let events: Vec<String> = data.filter(|data| !data.is_empty()).collect();
     let (last, notes) = events.split_last().unwrap();
     assert_eq!(notes.len(), 10, "caller {caller} round {round}: {whole}");
     for note in notes {

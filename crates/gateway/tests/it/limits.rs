@@ -395,7 +395,7 @@ async fn a_get_stream_is_kept_awake_and_replaced_by_the_next() {
     setup.face.keep_alive = Duration::from_millis(100);
     let host = every(setup).await;
     let client = host.client();
-    let session = client.legacy_session("every").await.unwrap();
+    let session = client.legacy_session_at("every", "2025-06-18").await.unwrap();
     let mut first = session.listen().await.unwrap();
     assert_eq!(first.headers["x-accel-buffering"], "no");
     let silent = tokio::time::timeout(Duration::from_millis(50), first.next()).await;
