@@ -325,3 +325,21 @@ async fn e244_open_streams_end_soon_after_their_token() {
     );
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e38_a_modern_request_is_no_part_of_a_session_that_its_headers_name() {
+    let host = host().await;
+    let client = host.client();
+    let session = client.legacy_session("every").await.unwrap();
+    let id = session.id.clone().unwrap();
+    let params = json!({"name": "sleep", "arguments": {"ms": 100}, "_meta": {"progressToken": 1}});
+    let extra = [("mcp-session-id", id.as_str()), ("last-event-id", "1-0")];
+    let (headers, body) = client.modern_request("tools/call", params, &extra);
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let answer = client.post("/mcp/every", &headers, body).await.unwrap();
+    let (events, _) = answer.events().unwrap();
+    assert_eq!(events.len(), 11, "{events:?}");
+    assert!(events.iter().all(|event| event.id.is_none() && !event.data.is_empty()), "{events:?}");
+    assert_eq!(resume(&client, &session, "1-0").await.status, 400, "it left no stream in the session");
+    host.stop().await;
+}
