@@ -6,7 +6,7 @@
 
 use crate::reply::{Body, json};
 use bytes::Bytes;
-use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use model::{Blame, ServerName};
 use std::time::Duration;
@@ -32,6 +32,16 @@ pub(crate) enum GateError {
     Method,
     #[error("a GET stream needs the header Mcp-Session-Id; open a session with `initialize` first")]
     NoStreamWithoutSession,
+    #[error(
+        "this is an HTTP+SSE address: GET opens a stream, which says where to POST; Streamable HTTP is at /mcp/<server>"
+    )]
+    NoPost,
+    #[error("requests of protocol version 2026-07-28 go to /mcp/<server>")]
+    ModernOverSse,
+    #[error("this session is initialized already; open another connection for another session")]
+    Initialized,
+    #[error("no unpredictable name could be made; the system gives no random numbers")]
+    NoRandomness,
     #[error("there is no such session; open a new one with `initialize`")]
     NoSuchSession,
     #[error("the body must be JSON: send `Content-Type: application/json`")]
@@ -91,12 +101,13 @@ impl GateError {
             Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
             Self::NoSuchPath | Self::NoSuchSession => StatusCode::NOT_FOUND,
             Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
-            Self::Method | Self::NoStreamWithoutSession => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method | Self::NoStreamWithoutSession | Self::NoPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotAcceptable | Self::NoEvents => StatusCode::NOT_ACCEPTABLE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
-            Self::Repeated(_) | Self::NotKept(_) => StatusCode::BAD_REQUEST,
+            Self::Repeated(_) | Self::NotKept(_) | Self::ModernOverSse | Self::Initialized => StatusCode::BAD_REQUEST,
+            Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Streams { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -116,6 +127,12 @@ impl GateError {
             }
             Self::Method | Self::NoStreamWithoutSession => {
                 headers.insert(http::header::ALLOW, HeaderValue::from_static("POST, GET, DELETE, OPTIONS"));
+            }
+            // A JSON-RPC error would tell a client that looks for its transport to look no further (E86).
+            Self::NoPost => {
+                headers.insert(http::header::ALLOW, HeaderValue::from_static("GET, OPTIONS"));
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+                *response.body_mut() = Body::Whole(Some(self.to_string().into()));
             }
             Self::Streams { .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));

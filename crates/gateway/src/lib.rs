@@ -1,4 +1,4 @@
-//! The only code that faces the public: MCP endpoints over Streamable HTTP.
+//! The only code that faces the public: MCP endpoints over Streamable HTTP and HTTP+SSE.
 //!
 //! May import: supervisor, oauth, ledger, wire, model, stdx. It cannot change desired state.
 //!
@@ -21,6 +21,7 @@ mod reply;
 mod routes;
 mod session;
 mod settings;
+mod sse;
 mod tools;
 
 pub use listen::serve;

@@ -3,6 +3,7 @@
 use crate::permit::Shares;
 use crate::routes;
 use crate::settings::Settings;
+use crate::sse::Channels;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -24,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) authority: Authority,
     pub(crate) settings: Settings,
     pub(crate) shares: Shares,
+    /// Open HTTP+SSE connections.
+    pub(crate) channels: Channels,
     /// Ends long streams when the host stops.
     pub(crate) stopping: CancellationToken,
 }
@@ -38,7 +41,14 @@ pub async fn serve(
 ) {
     let limits = settings.limits.clone();
     let shares = Shares::new(&limits);
-    let host = Arc::new(Host { supervisor, authority, settings, shares, stopping: shutdown.clone() });
+    let host = Arc::new(Host {
+        supervisor,
+        authority,
+        settings,
+        shares,
+        channels: Channels::default(),
+        stopping: shutdown.clone(),
+    });
     let room = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     while let Some(Some((stream, place))) = shutdown.run_until_cancelled(accept(&listener, &room)).await {

@@ -6,6 +6,7 @@ use crate::error::CallError;
 use crate::listen::Host;
 use crate::modern::fail;
 use crate::reply::Reply;
+use crate::sse::Channel;
 use bytes::Bytes;
 use http::HeaderValue;
 use std::sync::Arc;
@@ -19,34 +20,73 @@ use wire::scan::{self, Kind, Place};
 const OPENING_BYTES: usize = 16 << 10;
 
 /// Starts the work; the answer comes through `reply`.
-pub(crate) fn open(host: Arc<Host>, admitted: Admitted, message: Message, revision: Revision, mut reply: Reply) {
-    stdx::task::spawn("initialize", async move {
-        let id = message.id().unwrap_or_default();
-        let session = match begin(&host, &admitted, &message, revision) {
-            Ok(session) => session,
-            Err(error) => return fail(reply, &error, Some(&id)).await,
-        };
-        if let Ok(value) = HeaderValue::from_str(session.id()) {
-            reply.header("mcp-session-id", value);
-        }
-        match started(&host, &admitted, &session, &mut reply).await {
-            Ok(Some(lease)) => {
-                let body =
-                    lease.instance().greeting().map(|g| g.initialize_response(&id, revision, lease.hides_tasks()));
-                lease.release();
-                reply.finish(Delivery { body: body.unwrap_or_default(), status: 200 }).await;
-            }
-            Ok(None) => host.supervisor.close_session(&session, admitted.server()),
-            Err(error) => {
-                host.supervisor.close_session(&session, admitted.server());
-                reply.withdraw("mcp-session-id");
-                fail(reply, &error, Some(&id)).await;
-            }
-        }
-    });
+pub(crate) fn open(host: Arc<Host>, admitted: Admitted, message: Message, revision: Revision, reply: Reply) {
+    stdx::task::spawn("initialize", opened(host, admitted, message, revision, reply, None));
 }
 
-fn begin(host: &Host, admitted: &Admitted, message: &Message, revision: Revision) -> Result<Arc<Session>, CallError> {
+/// The same for the connection that is to be the session.
+pub(crate) fn over(
+    host: Arc<Host>,
+    admitted: Admitted,
+    message: Message,
+    revision: Revision,
+    reply: Reply,
+    channel: Arc<Channel>,
+) {
+    stdx::task::spawn("initialize", opened(host, admitted, message, revision, reply, Some(channel)));
+}
+
+async fn opened(
+    host: Arc<Host>,
+    admitted: Admitted,
+    message: Message,
+    revision: Revision,
+    mut reply: Reply,
+    channel: Option<Arc<Channel>>,
+) {
+    let id = message.id().unwrap_or_default();
+    let channel = channel.as_deref();
+    let failed = match begin(&host, &admitted, &message, revision, channel) {
+        Err(error) => error,
+        Ok(session) => {
+            if let Ok(value) = HeaderValue::from_str(session.id()) {
+                reply.header("mcp-session-id", value);
+            }
+            match started(&host, &admitted, &session, &mut reply).await {
+                Ok(Some(lease)) if channel.is_none_or(|channel| channel.bind(&session)) => {
+                    let greeting = lease.instance().greeting();
+                    let body = greeting.map(|g| g.initialize_response(&id, revision, lease.hides_tasks()));
+                    lease.release();
+                    return reply.finish(Delivery { body: body.unwrap_or_default(), status: 200 }).await;
+                }
+                // The client left.
+                Ok(lease) => {
+                    if let Some(lease) = lease {
+                        lease.release();
+                    }
+                    return host.supervisor.close_session(&session, admitted.server());
+                }
+                Err(error) => {
+                    host.supervisor.close_session(&session, admitted.server());
+                    reply.withdraw("mcp-session-id");
+                    error
+                }
+            }
+        }
+    };
+    if let Some(channel) = channel {
+        channel.release();
+    }
+    fail(reply, &failed, Some(&id)).await;
+}
+
+fn begin(
+    host: &Host,
+    admitted: &Admitted,
+    message: &Message,
+    revision: Revision,
+    channel: Option<&Channel>,
+) -> Result<Arc<Session>, CallError> {
     let capabilities = object(message, "capabilities")?;
     let client_info = object(message, "clientInfo")?;
     let opening = Opening {
@@ -57,7 +97,7 @@ fn begin(host: &Host, admitted: &Admitted, message: &Message, revision: Revision
         capabilities: scan::canonical(&capabilities, scan::Span { start: 0, end: capabilities.len() }).into(),
         label: label(&client_info),
         client_info,
-        channel: None,
+        channel: channel.map(|channel| channel.streams().clone()),
     };
     Ok(host.supervisor.open_session(opening)?)
 }

@@ -38,7 +38,6 @@ struct Received {
 
 async fn receive(host: &Host, admitted: &Admitted, parts: &Parts, body: HttpBody) -> Result<Received, GateError> {
     let headers = &parts.headers;
-    check_content_type(headers)?;
     let accepts = Accepts::of(headers);
     if !accepts.json && !accepts.events {
         return Err(GateError::NotAcceptable);
@@ -46,10 +45,7 @@ async fn receive(host: &Host, admitted: &Admitted, parts: &Parts, body: HttpBody
     let session_id = single(headers, "mcp-session-id")?;
     let (version, method, name) =
         (single(headers, "mcp-protocol-version")?, single(headers, "mcp-method")?, single(headers, "mcp-name")?);
-    let limits = &host.settings.limits;
-    check_length(headers, limits.body_bytes)?;
-    let arriving = tokio::time::timeout(limits.body_timeout, collect(body, limits.body_bytes));
-    let body = arriving.await.map_err(|_| GateError::Incomplete)??;
+    let body = read(host, parts, body).await?;
     let session = session_id.as_ref().and_then(|id| session::find(host, admitted, id));
     let mirrored = Mirrored::of(headers);
     Ok(Received { body, session, session_named: session_id.is_some(), accepts, version, method, name, mirrored })
@@ -92,6 +88,15 @@ async fn dispatch(host: Arc<Host>, admitted: Admitted, received: Received) -> Re
         (Incoming::InSession(_) | Incoming::Batch(_), None) => return GateError::NoSuchSession.response(),
     }
     response.await.unwrap_or_else(|_| empty(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+/// The body of a POST, within its bounds.
+pub(crate) async fn read(host: &Host, parts: &Parts, body: HttpBody) -> Result<Bytes, GateError> {
+    let limits = &host.settings.limits;
+    check_content_type(&parts.headers)?;
+    check_length(&parts.headers, limits.body_bytes)?;
+    let arriving = tokio::time::timeout(limits.body_timeout, collect(body, limits.body_bytes));
+    arriving.await.map_err(|_| GateError::Incomplete)?
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), GateError> {

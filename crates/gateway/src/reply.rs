@@ -147,6 +147,8 @@ enum Way {
     Open(mpsc::Sender<Bytes>),
     /// The stream of a session: it waits for its client where the connection breaks.
     Stream(Writer),
+    /// The one stream of an HTTP+SSE session, which others use too.
+    Channel(Writer),
     /// A place in a batch: events in between, and at the end one body.
     Part(mpsc::Sender<Part>),
     /// The client left.
@@ -174,6 +176,11 @@ impl Reply {
         Self::over(Way::Part(parts), Accepts { json: true, events: true }, limits.write_timeout)
     }
 
+    /// A reply down an HTTP+SSE connection.
+    pub(crate) fn channel(writer: Writer, limits: &Limits) -> Self {
+        Self::over(Way::Channel(writer), Accepts { json: false, events: true }, limits.write_timeout)
+    }
+
     fn over(way: Way, accepts: Accepts, write_timeout: Duration) -> Self {
         Self { way, accepts, headers: HeaderMap::new(), write_timeout, asker: None, doubt: None }
     }
@@ -196,7 +203,7 @@ impl Reply {
         self.open(Hello::Nothing)?;
         match &self.way {
             Way::Part(parts) => parts.send(Part::Event(message.to_vec())).await.map_err(|_| Left),
-            Way::Stream(writer) => {
+            Way::Stream(writer) | Way::Channel(writer) => {
                 let message = Bytes::copy_from_slice(message);
                 writer.send(message, self.write_timeout).await.map_err(|_| Left)
             }
@@ -266,6 +273,9 @@ impl Reply {
                 // Its session is over, or its client asked for too much and came back for nothing.
                 let _ = writer.finish(delivery.body.into(), self.write_timeout).await;
             }
+            Way::Channel(writer) => {
+                let _ = writer.send(delivery.body.into(), self.write_timeout).await;
+            }
             Way::Open(_) => {
                 let _ = self.event(&delivery.body).await;
             }
@@ -287,7 +297,7 @@ impl Reply {
                 let _ = sender.send(response);
             }
             Way::Stream(writer) => writer.close(),
-            Way::Open(_) | Way::Part(_) | Way::Closed => {}
+            Way::Open(_) | Way::Channel(_) | Way::Part(_) | Way::Closed => {}
         }
     }
 
@@ -298,7 +308,7 @@ impl Reply {
             Way::Open(events) => events.closed().await,
             Way::Part(parts) => parts.closed().await,
             // Whoever leaves such a stream may come back to it.
-            Way::Stream(_) | Way::Closed => std::future::pending().await,
+            Way::Stream(_) | Way::Channel(_) | Way::Closed => std::future::pending().await,
         }
     }
 

@@ -4,7 +4,7 @@ use crate::admit::{admit, check_names};
 use crate::error::{CallError, GateError};
 use crate::listen::Host;
 use crate::reply::Body;
-use crate::{cors, post, session};
+use crate::{cors, post, session, sse};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use model::ServerName;
@@ -22,15 +22,18 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
     }
     let mut response = match address(parts.uri.path()) {
         None => GateError::NoSuchPath.response(),
-        Some(server) => match admit(&host, &parts, server) {
+        Some((door, server)) => match admit(&host, &parts, server) {
             Err(error) => error.response(),
             Ok(admitted) => match host.supervisor.hosted(admitted.server()) {
                 Err(absent) => CallError::from(absent).response(None),
-                Ok(_) => match parts.method {
-                    Method::POST => post::post(host, admitted, &parts, body).await,
-                    Method::GET => session::stream(host, &admitted, &parts),
-                    Method::DELETE => session::end(&host, &admitted, &parts),
-                    _ => GateError::Method.response(),
+                Ok(_) => match (door, &parts.method) {
+                    (Door::Mcp, &Method::POST) => post::post(host, admitted, &parts, body).await,
+                    (Door::Mcp, &Method::GET) => session::stream(host, &admitted, &parts),
+                    (Door::Mcp, &Method::DELETE) => session::end(&host, &admitted, &parts),
+                    (Door::Sse, &Method::POST) => sse::post(host, admitted, &parts, body).await,
+                    (Door::Sse, &Method::GET) => sse::get(host, &admitted, &parts),
+                    (Door::Mcp, _) => GateError::Method.response(),
+                    (Door::Sse, _) => GateError::NoPost.response(),
                 },
             },
         },
@@ -39,7 +42,20 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
     response
 }
 
-/// The server of `/mcp/<server>`.
-fn address(path: &str) -> Option<ServerName> {
-    path.strip_prefix("/mcp/")?.parse().ok()
+/// Which transport.
+#[derive(Clone, Copy, Debug)]
+enum Door {
+    /// Streamable HTTP.
+    Mcp,
+    /// HTTP+SSE.
+    Sse,
+}
+
+/// What `/mcp/<server>` and `/sse/<server>` name.
+fn address(path: &str) -> Option<(Door, ServerName)> {
+    let (door, name) = match path.strip_prefix("/mcp/") {
+        Some(name) => (Door::Mcp, name),
+        None => (Door::Sse, path.strip_prefix("/sse/")?),
+    };
+    Some((door, name.parse().ok()?))
 }

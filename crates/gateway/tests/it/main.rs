@@ -13,5 +13,6 @@ mod matrix;
 mod modern;
 mod shapes;
 mod tasks;
+mod sse;
 mod streams;
 mod traps;
