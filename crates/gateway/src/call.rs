@@ -4,7 +4,7 @@
 use crate::error::CallError;
 use crate::listen::Host;
 use crate::permit::Permit;
-use crate::reply::Reply;
+use crate::reply::{Left, Reply};
 use crate::tools::{self, Mirrored, Sent};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -223,9 +223,9 @@ async fn answer(
             Happened::Item(Item::Garbled(what)) => break Err(CallError::Garbled(what)),
             Happened::Item(Item::Cancelled) => break Ok(End::Silence),
             Happened::Item(Item::Note(note)) => reply.event(&note_body(asked, &note)).await,
-            Happened::Item(Item::Ask(body)) => reply.event(&body).await,
+            Happened::Item(Item::Ask(body)) => ask(asked, reply, body).await,
             Happened::Quiet => reply.keep_alive().await,
-            Happened::Left => Err(crate::reply::Left),
+            Happened::Left => Err(Left),
             Happened::Stopping => {
                 pending.abandon("the host stops");
                 return Ok(End::Silence);
@@ -246,6 +246,16 @@ async fn answer(
     };
     pending.finish();
     end
+}
+
+/// A server's request goes down the call's own stream. Where there is none, the session may have another; the server does
+/// not wait for an answer that cannot come.
+async fn ask(asked: &Asked, reply: &mut Reply, body: Vec<u8>) -> Result<(), Left> {
+    let sent = if reply.carries_events() { Some(reply.event(&body).await) } else { None };
+    if let (None | Some(Err(Left)), Some(session)) = (sent, &asked.session) {
+        session.reroute(body);
+    }
+    sent.unwrap_or(Ok(()))
 }
 
 /// A notification under the names that the client knows.

@@ -195,6 +195,11 @@ impl Reply {
         self.headers.remove(name);
     }
 
+    /// Whether an event would reach somebody.
+    pub(crate) fn carries_events(&self) -> bool {
+        self.accepts.events && !matches!(self.way, Way::Closed)
+    }
+
     /// Sends an event, opening the stream if need be. A client that reads no streams gets none.
     pub(crate) async fn event(&mut self, message: &[u8]) -> Result<(), Left> {
         if !self.accepts.events {

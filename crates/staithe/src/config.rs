@@ -328,6 +328,11 @@ const KEYS: &[Key] = &[
         field: |c| Field::Time(&mut c.hosting.session_idle),
     },
     Key {
+        name: "limits.ask_waits",
+        why: "How long a request of a server waits for its client to open a stream; some clients never do.",
+        field: |c| Field::Time(&mut c.hosting.ask_waits),
+    },
+    Key {
         name: "limits.replay_events",
         why: "Events of one session that are kept for a client whose connection broke.",
         field: |c| Field::Count(&mut c.hosting.replay_events),

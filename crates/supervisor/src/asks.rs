@@ -75,11 +75,7 @@ fn ask(instance: &Arc<Instance>, session: &Arc<Session>, message: &Message, serv
     let body = bridge::server_request(message, &id.to_string());
     match newest_call(&instance.calls(), session) {
         Some((_, waiting)) => waiting.mailbox.push(Item::Ask(body)),
-        None => {
-            if !session.try_stream(body.clone()) {
-                session.keep(body);
-            }
-        }
+        None => session.put_ask(id, body),
     }
 }
 

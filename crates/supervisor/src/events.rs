@@ -294,6 +294,7 @@ impl Streams {
             return Err(NotKept);
         }
         let wake = track.attach(reader, id.position);
+        self.evict(&mut table);
         drop(table);
         let (stream, position) = (id.stream, id.position);
         Ok(Reader { streams: self.clone(), stream, reader, position, standing, wake })
@@ -468,14 +469,15 @@ impl Writer {
                 moved.await;
             }
         };
-        if self.behind()
-            && tokio::time::timeout(patience, waiting).await.is_err()
-            && let Some(track) = self.streams.table().track(self.stream)
-        {
-            if let Some(reader) = &track.reader {
-                reader.wake.notify_one();
+        if self.behind() && tokio::time::timeout(patience, waiting).await.is_err() {
+            let mut table = self.streams.table();
+            if let Some(track) = table.track(self.stream) {
+                if let Some(reader) = &track.reader {
+                    reader.wake.notify_one();
+                }
+                track.park();
             }
-            track.park();
+            self.streams.evict(&mut table);
         }
     }
 
@@ -558,6 +560,7 @@ impl Reader {
         {
             track.park();
         }
+        self.streams.evict(&mut table);
         self.streams.tidy(&mut table);
     }
 }

@@ -259,7 +259,7 @@ fn retire(hosted: Arc<Hosted>) -> tokio::task::JoinHandle<Option<()>> {
 /// Ends idle sessions and stops idle instances, until the host stops.
 async fn look_after(supervisor: Supervisor) {
     let limits = supervisor.inner.shared.settings.limits.clone();
-    let every = LOOK.min(limits.idle_ttl).min(limits.session_idle).max(Duration::from_millis(50));
+    let every = LOOK.min(limits.idle_ttl).min(limits.session_idle).min(limits.ask_waits).max(Duration::from_millis(50));
     while tokio::time::timeout(every, supervisor.inner.stopping.cancelled()).await.is_err() {
         for session in supervisor.inner.sessions.expired(limits.session_idle) {
             let server = session.server().clone();

@@ -11,12 +11,14 @@ use model::{Blame, Principal, ServerName};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use stdx::clock::monotonic;
 use tokio_util::sync::CancellationToken;
 use wire::bridge;
 use wire::code;
 use wire::era::Revision;
-use wire::message::Message;
+use wire::message::{Message, Shape};
+use wire::scan::{self, Side};
 
 /// Messages that wait for the session's next GET stream; the oldest go first.
 const KEPT: usize = 32;
@@ -24,6 +26,8 @@ const KEPT: usize = 32;
 const KEPT_BYTES: usize = 64 << 10;
 /// Requests of servers that a client may leave unanswered.
 const ASKS: usize = 64;
+
+const NO_STREAM: &str = "the client reads no stream that could carry this request";
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -88,16 +92,25 @@ pub struct Session {
     /// The session is its HTTP+SSE connection.
     channel: bool,
     bounds: Bounds,
+    ask_waits: Duration,
     budget: Arc<Budget>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    kept: VecDeque<Outbound>,
+    kept: VecDeque<Kept>,
     level: Option<Level>,
     subscriptions: HashSet<String>,
     asks: HashMap<u64, Ask>,
+}
+
+/// A message that waits for a GET stream.
+#[derive(Debug)]
+struct Kept {
+    message: Outbound,
+    /// The number of a server's request, and since when it waits.
+    ask: Option<(u64, Instant)>,
 }
 
 /// A request of a server that the client has not answered.
@@ -108,8 +121,34 @@ struct Ask {
     server_id: Vec<u8>,
 }
 
+impl Ask {
+    /// Tells the server that nobody will answer.
+    fn refuse(self, why: &str) {
+        if let Some(instance) = self.instance.upgrade() {
+            let mut line = Vec::new();
+            bridge::reply_line(&mut line, &self.server_id, Err((code::INTERNAL, why)));
+            let _ = instance.send(line);
+        }
+    }
+}
+
+impl State {
+    /// The servers' requests that had to go to make room.
+    fn keep(&mut self, message: Kept) -> Vec<u64> {
+        let mut gone = Vec::new();
+        let mut bytes: usize = self.kept.iter().map(|kept| kept.message.len()).sum();
+        while self.kept.len() == KEPT || bytes + message.message.len() > KEPT_BYTES {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            bytes -= oldest.message.len();
+            gone.extend(oldest.ask.map(|(id, _)| id));
+        }
+        self.kept.push_back(message);
+        gone
+    }
+}
+
 impl Session {
-    fn open(opening: Opening, bounds: Bounds, budget: Arc<Budget>) -> Result<Self, NoSession> {
+    fn open(opening: Opening, limits: &Limits, budget: Arc<Budget>) -> Result<Self, NoSession> {
         let id = stdx::random::handle()?;
         let now = stdx::clock::unix_ms();
         Ok(Self {
@@ -131,7 +170,8 @@ impl Session {
             ended: CancellationToken::new(),
             channel: opening.channel.is_some(),
             streams: opening.channel.map(OnceLock::from).unwrap_or_default(),
-            bounds,
+            bounds: limits.replay(),
+            ask_waits: limits.ask_waits,
             budget,
             state: Mutex::default(),
         })
@@ -203,8 +243,8 @@ impl Session {
     }
 
     fn send_kept(&self, state: &mut State) {
-        for message in std::mem::take(&mut state.kept) {
-            self.streams().send(message.into());
+        for kept in std::mem::take(&mut state.kept) {
+            self.streams().send(kept.message.into());
         }
     }
 
@@ -297,17 +337,59 @@ impl Session {
             self.try_stream(message);
             return;
         }
-        if state.kept.contains(&message) {
+        if message.len() > KEPT_BYTES || state.kept.iter().any(|kept| kept.message == message) {
             return;
         }
-        if message.len() > KEPT_BYTES {
-            return;
+        let dropped = state.keep(Kept { message, ask: None });
+        drop(state);
+        self.refuse_all(dropped, NO_STREAM);
+    }
+
+    /// Sends request `id` of a server on the GET stream, or keeps it for a while until one is opened; else the server
+    /// hears at once that nobody will answer.
+    pub(crate) fn put_ask(&self, id: u64, message: Outbound) {
+        let mut state = self.state();
+        let sent = self.streams.get().map_or(Sent::Nobody, |streams| streams.send(Bytes::copy_from_slice(&message)));
+        let refused = match sent {
+            Sent::Taken => Vec::new(),
+            Sent::Nobody if message.len() <= KEPT_BYTES => state.keep(Kept { message, ask: Some((id, monotonic())) }),
+            Sent::Nobody | Sent::Behind => vec![id],
+        };
+        drop(state);
+        self.refuse_all(refused, NO_STREAM);
+    }
+
+    /// What a call could not bring to its client on its own stream: a request of a server, or a word about one.
+    pub fn reroute(&self, message: Vec<u8>) {
+        let limits = scan::Limits { bytes: message.len(), depth: 128 };
+        let parsed = Message::parse(Bytes::copy_from_slice(&message), Side::Server, &limits);
+        let id = parsed.ok().filter(|m| m.shape() == Shape::Request).and_then(|m| crate::route::number(&m.id()?));
+        match id {
+            Some(id) => self.put_ask(id, message),
+            None => self.keep(message),
         }
-        let mut bytes: usize = state.kept.iter().map(Vec::len).sum();
-        while state.kept.len() == KEPT || bytes + message.len() > KEPT_BYTES {
-            bytes -= state.kept.pop_front().map_or(0, |oldest| oldest.len());
+    }
+
+    /// Tells the servers that asked that nobody will answer.
+    fn refuse_all(&self, ids: Vec<u64>, why: &str) {
+        for id in ids {
+            let Some(ask) = self.state().asks.remove(&id) else { continue };
+            ask.refuse(why);
         }
-        state.kept.push_back(message);
+    }
+
+    /// Requests that waited too long for a stream are refused; streams that were kept long enough are forgotten.
+    fn sweep(&self) {
+        if let Some(streams) = self.streams.get() {
+            streams.sweep();
+        }
+        let now = monotonic();
+        let late = |kept: &Kept| kept.ask.filter(|(_, since)| now.saturating_duration_since(*since) >= self.ask_waits);
+        let mut state = self.state();
+        let refused: Vec<u64> = state.kept.iter().filter_map(late).map(|(id, _)| id).collect();
+        state.kept.retain(|kept| late(kept).is_none());
+        drop(state);
+        self.refuse_all(refused, NO_STREAM);
     }
 
     /// A request came in.
@@ -329,11 +411,7 @@ impl Session {
         }
         let asks: Vec<Ask> = self.state().asks.drain().map(|(_, ask)| ask).collect();
         for ask in asks {
-            if let Some(instance) = ask.instance.upgrade() {
-                let mut line = Vec::new();
-                bridge::reply_line(&mut line, &ask.server_id, Err((code::INTERNAL, "the client ended its session")));
-                let _ = instance.send(line);
-            }
+            ask.refuse("the client ended its session");
         }
     }
 
@@ -393,7 +471,7 @@ impl Sessions {
         }
         let known = share.map(|share| share.budget.clone());
         let budget = known.unwrap_or_else(|| Budget::new(self.limits.replay_bytes_per_principal));
-        let session = Arc::new(Session::open(opening, self.limits.replay(), budget.clone())?);
+        let session = Arc::new(Session::open(opening, &self.limits, budget.clone())?);
         let share = table.per_principal.entry(session.caller.principal.clone());
         share.or_insert(Share { sessions: 0, budget }).sessions += 1;
         *table.per_server.entry(session.server.clone()).or_default() += 1;
@@ -432,8 +510,8 @@ impl Sessions {
     pub(crate) fn expired(&self, idle: Duration) -> Vec<Arc<Session>> {
         let before = stdx::clock::unix_ms().saturating_sub(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
         let all: Vec<Arc<Session>> = self.table().by_id.values().cloned().collect();
-        for streams in all.iter().filter_map(|session| session.streams.get()) {
-            streams.sweep();
+        for session in &all {
+            session.sweep();
         }
         all.into_iter().filter(|s| s.idle_since_ms().is_some_and(|at| at < before)).collect()
     }
@@ -492,7 +570,7 @@ mod tests {
             label: String::new(),
             channel: None,
         };
-        Session::open(opening, Limits::default().replay(), Budget::new(1 << 30)).unwrap()
+        Session::open(opening, &Limits::default(), Budget::new(1 << 30)).unwrap()
     }
 
     #[tokio::test]

@@ -53,6 +53,9 @@ pub struct Limits {
     pub sessions_per_principal: u32,
     /// A session without a request and without a stream for this long ends.
     pub session_idle: Duration,
+    /// How long a request of a server waits for its client to open a stream. Some clients never do, and their servers must
+    /// not wait for ever.
+    pub ask_waits: Duration,
     /// Events of one session that are kept for a client whose connection broke.
     pub replay_events: u32,
     /// Their bytes. 1 MiB holds what a call says in the seconds that a client needs to come back; the newest event is
@@ -87,6 +90,7 @@ impl Default for Limits {
             sessions: 20_000,
             sessions_per_principal: 10_000,
             session_idle: Duration::from_secs(30 * 60),
+            ask_waits: Duration::from_secs(60),
             replay_events: 1024,
             replay_bytes: 1 << 20,
             replay_bytes_per_principal: 64 << 20,

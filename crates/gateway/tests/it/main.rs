@@ -12,7 +12,7 @@ mod limits;
 mod matrix;
 mod modern;
 mod shapes;
-mod tasks;
 mod sse;
 mod streams;
+mod tasks;
 mod traps;

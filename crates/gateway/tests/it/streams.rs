@@ -343,3 +343,35 @@ async fn e38_a_modern_request_is_no_part_of_a_session_that_its_headers_name() {
     assert_eq!(resume(&client, &session, "1-0").await.status, 400, "it left no stream in the session");
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e79_a_servers_request_finds_another_stream_or_is_refused() {
+    let ask_waits = Duration::from_millis(300);
+    let supervisor = supervisor::Limits { ask_waits, ..Setup::default().supervisor };
+    let servers = vec![server("every", "everything", &["--legacy"])];
+    let host = Host::with(servers, Setup { supervisor, ..Setup::default() }).await;
+    let client = host.client().with_capabilities(json!({"sampling": {}}));
+    let session = client.legacy_session("every").await.unwrap();
+    let params = json!({"name": "test_sampling", "arguments": {"prompt": "?"}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
+    let mut headers = session.headers();
+    headers.retain(|(name, _)| name != "accept");
+    headers.push(("accept".to_owned(), "application/json".to_owned()));
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    // A client that reads no stream at all: its server is not left waiting.
+    let answer = client.post("/mcp/every", &headers, body.clone()).await.unwrap().json().unwrap();
+    assert!(answer["result"]["isError"] == true && answer.to_string().contains("reads no stream"), "{answer}");
+    // One that reads another stream is asked there.
+    let mut stream = session.listen().await.unwrap();
+    let asked = async {
+        let (_, ask) = next(&mut stream).await.unwrap();
+        assert_eq!(ask["method"], "sampling/createMessage", "{ask}");
+        let result = json!({"role": "assistant", "model": "m", "content": {"type": "text", "text": "over there"}});
+        let answer = json!({"jsonrpc": "2.0", "id": ask["id"], "result": result});
+        assert_eq!(session.post(answer.to_string()).await.unwrap().status, 202);
+    };
+    let (answer, ()) = tokio::join!(client.post("/mcp/every", &headers, body), asked);
+    let answer = answer.unwrap().json().unwrap();
+    assert!(answer.to_string().contains("over there"), "{answer}");
+    host.stop().await;
+}
