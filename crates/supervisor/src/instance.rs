@@ -174,15 +174,15 @@ impl Instance {
     /// are ignored (E140).
     pub fn cancel(&self, session: &Arc<Session>, client_id: &[u8], reason: &str) {
         let of_session = |w: &Waiting| w.session.as_ref().is_some_and(|s| Arc::ptr_eq(s, session));
-        self.take_back(|waiting| of_session(waiting) && waiting.client_id == client_id, reason);
+        self.take_back_all(|waiting| of_session(waiting) && waiting.client_id == client_id, reason);
     }
 
     /// The session `id` is over, and with it all its calls (E122).
     pub(crate) fn cancel_session(&self, id: &str, reason: &str) {
-        self.take_back(|waiting| waiting.session.as_ref().is_some_and(|session| session.id() == id), reason);
+        self.take_back_all(|waiting| waiting.session.as_ref().is_some_and(|session| session.id() == id), reason);
     }
 
-    fn take_back(&self, which: impl Fn(&Waiting) -> bool, reason: &str) {
+    fn take_back_all(&self, which: impl Fn(&Waiting) -> bool, reason: &str) {
         let mut calls = self.calls();
         let found: Vec<u64> = calls.waiting.iter().filter(|(_, waiting)| which(waiting)).map(|(id, _)| *id).collect();
         for id in &found {
