@@ -1,5 +1,6 @@
 //! The public listener: accepts connections, bounds them, and ends them in order.
 
+use crate::held;
 use crate::permit::Shares;
 use crate::routes;
 use crate::settings::Settings;
@@ -24,6 +25,7 @@ pub(crate) struct Host {
     pub(crate) authority: Authority,
     pub(crate) settings: Settings,
     pub(crate) shares: Shares,
+    pub(crate) held: held::Table,
     /// Ends long streams when the host stops.
     pub(crate) stopping: CancellationToken,
 }
@@ -38,7 +40,14 @@ pub async fn serve(
 ) {
     let limits = settings.limits.clone();
     let shares = Shares::new(&limits);
-    let host = Arc::new(Host { supervisor, authority, settings, shares, stopping: shutdown.clone() });
+    let host = Arc::new(Host {
+        supervisor,
+        authority,
+        settings,
+        shares,
+        held: held::Table::new(),
+        stopping: shutdown.clone(),
+    });
     let room = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     while let Some(Some((stream, place))) = shutdown.run_until_cancelled(accept(&listener, &room)).await {

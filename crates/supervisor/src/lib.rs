@@ -9,6 +9,7 @@
 mod absent;
 mod absorb;
 mod asks;
+mod attribution;
 mod catalogue;
 mod handshake;
 mod hosted;
@@ -35,6 +36,8 @@ mod slot;
 mod tree;
 
 pub use absent::{Absent, Bound};
+pub use asks::Question;
+pub use attribution::{Attribution, Subject, Turn};
 pub use hosted::{Hosted, Lease};
 pub use instance::{Instance, Pending, Stalled, Wish};
 pub use key::{Caller, Key};
