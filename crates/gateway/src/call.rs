@@ -2,6 +2,7 @@
 //! about it goes back to the caller, until the answer, the end of the server, the deadline or the caller's leaving.
 
 use crate::error::CallError;
+use crate::held::{self, Kept};
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::{Left, Reply};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Wish};
+use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Subject, Turn, Wish};
 use wire::bridge::{self, Delivery, Leg, Stated};
 use wire::era::Era;
 use wire::message::Message;
@@ -53,6 +54,10 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut repl
     match carried(&host, &permit, &asked, &mut reply).await {
         Ok(End::Answer(delivery)) => reply.finish(delivery).await,
         Ok(End::Silence) => reply.close(),
+        Ok(End::Held(kept)) => {
+            drop(permit);
+            kept.wait(&host).await;
+        }
         Err(error) => {
             tracing::info!(server = %permit.server(), principal = %permit.principal(), %error, "a call failed");
             if let Some(value) = error.retry_header() {
@@ -75,10 +80,12 @@ async fn carried(host: &Host, permit: &Permit, asked: &Asked, reply: &mut Reply)
 }
 
 /// How an exchange ended.
-enum End {
+pub(crate) enum End {
     Answer(Delivery),
     /// The client took the request back, or left.
     Silence,
+    /// It was held for its client's answers. Who waited has been answered; others may still come.
+    Held(Box<Kept>),
 }
 
 async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<End, CallError> {
@@ -100,7 +107,19 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
                 return Err(error);
             }
         };
-        match send(asked, &lease, &sent).await {
+        let subject = subject(asked, &lease);
+        let turn = match subject.as_ref().filter(|subject| lease.instance().takes_turns(subject)) {
+            Some(subject) => Box::pin(turn(host, asked, &lease, subject, reply)).await,
+            None => Ok(Some(None)),
+        };
+        let turn = match turn {
+            Ok(Some(turn)) => turn,
+            left_or_late => {
+                lease.release();
+                return left_or_late.map(|_| End::Silence);
+            }
+        };
+        match send(asked, &lease, &sent, subject, turn).await {
             Ok(pending) => {
                 let end = answer(host, asked, &lease, pending, reply).await;
                 lease.release();
@@ -130,6 +149,32 @@ async fn lease(
     leased.transpose().map_err(CallError::from)
 }
 
+/// What the server may ask about while the call runs. A modern server asks in its answers alone.
+fn subject(asked: &Asked, lease: &Lease) -> Option<Subject> {
+    let capabilities = asked.session.is_none().then(|| asked.caller.profile.clone());
+    (lease.instance().era() == Era::Legacy && !lease.shared()).then(|| Subject::of(&asked.message, capabilities))
+}
+
+/// The turn of the process among the calls that ask, waited for with the caller's stream kept awake. `None` if the caller
+/// left; no turn if the process ended.
+async fn turn(
+    host: &Host,
+    asked: &Asked,
+    lease: &Lease,
+    subject: &Subject,
+    reply: &mut Reply,
+) -> Result<Option<Option<Turn>>, CallError> {
+    let limits = &host.settings.limits;
+    let waiting = tokio::time::timeout(limits.turn_wait, lease.instance().turn(subject, asked.session.as_ref()));
+    match reply.awake(limits, asked.leaving_cancels, waiting).await {
+        None => Ok(None),
+        Some(Ok(turn)) => Ok(Some(turn)),
+        Some(Err(_elapsed)) => {
+            Err(CallError::Turn { server: lease.instance().server().clone(), after: limits.turn_wait })
+        }
+    }
+}
+
 pub(crate) fn leg(asked: &Asked, lease: &Lease) -> Leg {
     match (asked.session.is_some(), lease.instance().era()) {
         (true, Era::Legacy) => Leg::LegacyToLegacy,
@@ -140,7 +185,13 @@ pub(crate) fn leg(asked: &Asked, lease: &Lease) -> Leg {
 }
 
 /// Registers the call and writes its line.
-async fn send(asked: &Asked, lease: &Lease, sent: &Sent) -> Result<Pending, Stalled> {
+async fn send(
+    asked: &Asked,
+    lease: &Lease,
+    sent: &Sent,
+    subject: Option<Subject>,
+    turn: Option<Turn>,
+) -> Result<Pending, Stalled> {
     let instance = lease.instance();
     // In a session the level is set by the request itself.
     if let (Some(level), None) = (asked.level, &asked.session) {
@@ -151,7 +202,7 @@ async fn send(asked: &Asked, lease: &Lease, sent: &Sent) -> Result<Pending, Stal
         (None, Some(level)) => Wish::AtLeast(level),
         (None, None) => Wish::Nothing,
     };
-    let pending = instance.begin(asked.id(), wish, asked.session.clone());
+    let pending = instance.begin_about(asked.id(), wish, asked.session.clone(), subject.unwrap_or_default(), turn);
     if sent.as_task {
         pending.is_task();
     }
@@ -214,15 +265,18 @@ async fn answer(
         };
         let sent = match happened {
             Happened::Item(Item::Answer(message)) => {
-                let server_info = lease.instance().greeting().and_then(|g| g.server_info());
-                let (leg, method) = (leg(asked, lease), asked.message.method());
                 let message = tools::fitted(asked, lease, message, limits.tools_wait).await?;
-                break Ok(End::Answer(bridge::response(&message, leg, &asked.id(), method, server_info)));
+                break Ok(End::Answer(delivery(host, asked, lease, &message)));
             }
             Happened::Item(Item::Gone(report)) => break Err(CallError::Gone(report)),
             Happened::Item(Item::Garbled(what)) => break Err(CallError::Garbled(what)),
             Happened::Item(Item::Cancelled) => break Ok(End::Silence),
-            Happened::Item(Item::Note(note)) => reply.event(&note_body(asked, &note)).await,
+            // From now on its story is told there.
+            Happened::Item(Item::Question(question)) => {
+                return Box::pin(held::hold(host, asked, lease, pending, question, reply)).await;
+            }
+            Happened::Item(Item::Withdrawn(_)) => Ok(()),
+            Happened::Item(Item::Note(note)) => reply.event(&note_body(&asked.message, &note)).await,
             Happened::Item(Item::Ask(body)) => ask(asked, reply, body).await,
             Happened::Quiet => reply.keep_alive().await,
             Happened::Left => Err(Left),
@@ -244,6 +298,10 @@ async fn answer(
         }
         clock.spoke();
     };
+    if let Some(how) = pending.attribution() {
+        let (server, principal) = (lease.instance().server(), &asked.caller.principal);
+        tracing::info!(%server, %principal, call = pending.id(), attribution = how.as_str(), "a call that asked its client ended");
+    }
     pending.finish();
     end
 }
@@ -258,13 +316,25 @@ async fn ask(asked: &Asked, reply: &mut Reply, body: Vec<u8>) -> Result<(), Left
     sent.unwrap_or(Ok(()))
 }
 
-/// A notification under the names that the client knows.
-fn note_body(asked: &Asked, note: &Message) -> Vec<u8> {
-    let token = asked.message.member(Place::Meta, "progressToken").map(|m| asked.message.raw(m.value));
-    bridge::notification(note, token, Some(&asked.id()))
+/// The server's answer as its client reads it.
+fn delivery(host: &Host, asked: &Asked, lease: &Lease, answer: &Message) -> Delivery {
+    let leg = leg(asked, lease);
+    if leg == Leg::ModernToLegacy
+        && let Some(round) = held::url_round(host, asked, lease, answer)
+    {
+        return round;
+    }
+    let server_info = lease.instance().greeting().and_then(|greeting| greeting.server_info());
+    bridge::response(answer, leg, &asked.id(), asked.message.method(), server_info)
 }
 
-enum Happened {
+/// A notification under the names that the client of `request` knows.
+pub(crate) fn note_body(request: &Message, note: &Message) -> Vec<u8> {
+    let token = request.member(Place::Meta, "progressToken").map(|m| request.raw(m.value));
+    bridge::notification(note, token, request.id().as_deref())
+}
+
+pub(crate) enum Happened {
     Item(Item),
     Left,
     Stopping,
@@ -273,30 +343,30 @@ enum Happened {
 }
 
 /// When to break the silence, and when to give up.
-struct Clock {
+pub(crate) struct Clock {
     next: Instant,
     every: Duration,
     deadline: Option<(Instant, Duration)>,
 }
 
 impl Clock {
-    fn start(first: Duration, every: Duration, timeout: Option<Duration>) -> Self {
+    pub(crate) fn start(first: Duration, every: Duration, timeout: Option<Duration>) -> Self {
         let now = monotonic();
         Self { next: now + first, every, deadline: timeout.map(|after| (now + after, after)) }
     }
 
     /// Something was sent: the silence starts anew.
-    fn spoke(&mut self) {
+    pub(crate) fn spoke(&mut self) {
         self.next = monotonic() + self.every;
     }
 
     /// The time that was given, if it is up.
-    fn overdue(&self) -> Option<Duration> {
+    pub(crate) fn overdue(&self) -> Option<Duration> {
         self.deadline.filter(|(at, _)| monotonic() >= *at).map(|(_, after)| after)
     }
 
     /// Cancel-safe.
-    async fn tick(&self) -> Happened {
+    pub(crate) async fn tick(&self) -> Happened {
         match self.deadline {
             Some((at, after)) if at <= self.next => {
                 tokio::time::sleep_until(at.into()).await;

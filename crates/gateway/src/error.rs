@@ -79,6 +79,20 @@ pub(crate) enum CallError {
     Deadline { server: ServerName, after: Duration },
     #[error("{limit} calls of this principal wait for answers, which is the limit; wait for one of them")]
     Calls { limit: usize },
+    #[error("request state is invalid or has expired")]
+    State,
+    #[error("`inputResponses` must be an object whose members are objects")]
+    Answers,
+    #[error("{limit} calls of this {of} wait for their clients' answers, which is the limit; answer one of them first")]
+    Held { limit: usize, of: &'static str },
+    #[error("the call asked its client {limit} times, which is the limit; it was told to stop")]
+    Rounds { limit: u32 },
+    #[error("the call asked its client more than {limit} bytes at one time, which is the limit; it was told to stop")]
+    Questions { limit: usize },
+    #[error("the call needs to ask its client and the host has no randomness for it; tell the operator")]
+    Unsealed,
+    #[error("another call of this client that may ask its user is open at the server {server} since {} s; finish it first", after.as_secs())]
+    Turn { server: ServerName, after: Duration },
     #[error("the client's `{0}` is missing, is no object, or is larger than 16 KiB")]
     Opening(&'static str),
     #[error("{0:?} is not a log level; use debug, info, notice, warning, error, critical, alert or emergency")]
@@ -150,8 +164,15 @@ impl CallError {
             Self::Stalled(stalled) => stalled.blame(),
             Self::NoSession(full) => full.blame(),
             Self::Gone(report) if report.asked => Blame::Host,
-            Self::Gone(_) | Self::Garbled(_) | Self::Deadline { .. } => Blame::Server,
-            Self::Calls { .. }
+            Self::Gone(_) | Self::Garbled(_) | Self::Deadline { .. } | Self::Rounds { .. } | Self::Questions { .. } => {
+                Blame::Server
+            }
+            Self::Unsealed => Blame::Host,
+            Self::State
+            | Self::Answers
+            | Self::Held { .. }
+            | Self::Turn { .. }
+            | Self::Calls { .. }
             | Self::Opening(_)
             | Self::Level(_)
             | Self::UnknownMethod(_)
@@ -177,6 +198,13 @@ impl CallError {
             Self::Garbled(_) => (200, code::INTERNAL, "invalid_answer"),
             Self::Deadline { .. } => (200, code::INTERNAL, "deadline"),
             Self::Calls { .. } => (503, code::INTERNAL, "too_many_calls"),
+            Self::State => (200, code::INVALID_PARAMS, "invalid_state"),
+            Self::Answers => (200, code::INVALID_PARAMS, "invalid_answers"),
+            Self::Held { .. } => (200, code::INTERNAL, "too_many_held"),
+            Self::Rounds { .. } => (200, code::INTERNAL, "too_many_rounds"),
+            Self::Questions { .. } => (200, code::INTERNAL, "too_much_asked"),
+            Self::Unsealed => (200, code::INTERNAL, "no_randomness"),
+            Self::Turn { .. } => (503, code::INTERNAL, "turn_not_free"),
             Self::Opening(_) => (400, code::INVALID_PARAMS, "invalid_initialize"),
             Self::Level(_) => (200, code::INVALID_PARAMS, "invalid_level"),
             Self::UnknownMethod(_) => (404, code::METHOD_NOT_FOUND, "unknown_method"),
@@ -189,7 +217,7 @@ impl CallError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Absent(absent) => absent.retry_after(),
-            Self::NoSession(_) | Self::Calls { .. } => Some(Duration::from_secs(5)),
+            Self::NoSession(_) | Self::Calls { .. } | Self::Turn { .. } => Some(Duration::from_secs(5)),
             _ => None,
         }
     }

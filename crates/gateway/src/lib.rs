@@ -3,7 +3,8 @@
 //! May import: supervisor, oauth, ledger, wire, model, stdx. It cannot change desired state.
 //!
 //! Reader's order: `listen` accepts, `routes` tells paths apart, `admit` earns an `Admitted`, `post` decides what a
-//! body is, `permit` earns a `Permit`, `call` is the whole story of one call, `reply` carries the answer, `error` is the
+//! body is, `permit` earns a `Permit`, `call` is the whole story of one call, `held` of one
+//! that asks its client, `reply` carries the answer, `error` is the
 //! one table of statuses and codes.
 
 mod admit;
@@ -11,6 +12,7 @@ mod batch;
 mod call;
 mod cors;
 mod error;
+mod held;
 mod feed;
 mod listen;
 mod modern;

@@ -1,5 +1,6 @@
 //! The public listener: accepts connections, bounds them, and ends them in order.
 
+use crate::held;
 use crate::permit::Shares;
 use crate::routes;
 use crate::settings::Settings;
@@ -25,6 +26,7 @@ pub(crate) struct Host {
     pub(crate) authority: Authority,
     pub(crate) settings: Settings,
     pub(crate) shares: Shares,
+    pub(crate) held: held::Table,
     /// Open HTTP+SSE connections.
     pub(crate) channels: Channels,
     /// Ends long streams when the host stops.
@@ -46,6 +48,7 @@ pub async fn serve(
         authority,
         settings,
         shares,
+        held: held::Table::new(),
         channels: Channels::default(),
         stopping: shutdown.clone(),
     });

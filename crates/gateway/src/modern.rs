@@ -3,6 +3,7 @@
 use crate::admit::Admitted;
 use crate::call::{Asked, call};
 use crate::error::CallError;
+use crate::held::{self, Came, Retrying};
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::Reply;
@@ -10,6 +11,7 @@ use crate::tools::Mirrored;
 use bytes::Bytes;
 use std::sync::Arc;
 use supervisor::{Caller, Hosted, Level};
+use wire::ask;
 use wire::bridge::Delivery;
 use wire::era::Era;
 use wire::message::Message;
@@ -17,6 +19,7 @@ use wire::method;
 use wire::scan::{Kind, Place};
 
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const DISCOVER: &str = "server/discover";
 const LISTEN: &str = "subscriptions/listen";
 
@@ -37,6 +40,7 @@ pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mi
         };
         match outcome {
             Ok((permit, Prepared::Call(asked))) => serve(host, &admitted, permit, *asked, reply).await,
+            Ok((permit, Prepared::Retry(retry))) => retry.attach(permit, reply).await,
             Ok((_, Prepared::Answer(delivery))) => reply.finish(delivery).await,
             Err(error) => fail(reply, &error, id.as_deref()).await,
         }
@@ -45,6 +49,8 @@ pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mi
 
 enum Prepared {
     Call(Box<Asked>),
+    /// It belongs to a call that is held.
+    Retry(Box<Retrying>),
     /// staithe knows the answer itself.
     Answer(Delivery),
 }
@@ -72,15 +78,21 @@ async fn prepared(
 ) -> Result<Prepared, CallError> {
     let level = level(&message)?;
     let hosted = host.supervisor.hosted(admitted.server())?;
-    let caller = caller(admitted);
+    let mut caller = caller(admitted);
     let known = method::find(message.method());
     // A modern server decides for itself which methods it knows; only in front of a legacy one the table decides.
     if hosted.era_for(Era::Modern).await? == Era::Legacy {
+        caller.profile = declared(&message)?;
         if message.method() == DISCOVER {
             return Box::pin(discover(&hosted, &caller, &message)).await;
         }
         if message.method() == LISTEN || known.is_some_and(|m| !m.legacy || !m.modern) {
             return Err(CallError::UnknownMethod(message.method().to_owned()));
+        }
+        if ask::may_ask(&message)
+            && let Some(Came::Back(retry)) = held::retry(host, admitted, &caller, &message, level)?
+        {
+            return Ok(Prepared::Retry(retry));
         }
     }
     let timeout = (message.method() != LISTEN).then_some(host.settings.limits.call_timeout);
@@ -96,8 +108,21 @@ async fn discover(hosted: &Arc<Hosted>, caller: &Caller, message: &Message) -> R
     Ok(Prepared::Answer(Delivery { body: body.unwrap_or_default(), status: 200 }))
 }
 
-/// All modern clients of a principal share what a legacy process is told: nothing, because no request of such a
-/// server could be brought to them.
+/// What a client says about itself with each request must be small: legacy processes are told apart by it.
+const PROFILE_BYTES: usize = 16 << 10;
+
+/// What the client of this request can do, as a legacy process is told it once. (B4)
+pub(crate) fn declared(message: &Message) -> Result<Bytes, CallError> {
+    let wrong = || CallError::Opening("clientCapabilities");
+    let member = message.member(Place::Meta, CAPABILITIES).filter(|m| m.kind == Kind::Object).ok_or_else(wrong)?;
+    match message.raw(member.value) {
+        b"{}" => Ok(Bytes::from_static(b"{}")),
+        raw if raw.len() > PROFILE_BYTES => Err(wrong()),
+        raw => Ok(ask::profile(raw).into()),
+    }
+}
+
+/// Modern processes are told what a client can do with each request, so it does not tell them apart.
 fn caller(admitted: &Admitted) -> Caller {
     Caller {
         principal: admitted.principal().clone(),

@@ -261,6 +261,17 @@ impl Reply {
         }
     }
 
+    /// Hands the way back on: what is sent here from now on goes nowhere.
+    pub(crate) fn take(&mut self) -> Self {
+        let way = std::mem::replace(&mut self.way, Way::Closed);
+        Self {
+            way,
+            accepts: self.accepts,
+            headers: std::mem::take(&mut self.headers),
+            write_timeout: self.write_timeout,
+        }
+    }
+
     /// Ends with the answer.
     pub(crate) async fn finish(mut self, delivery: Delivery) {
         match self.way {

@@ -59,6 +59,27 @@ pub struct Limits {
     pub streams_per_principal: usize,
     /// Calls of one principal that wait for an answer.
     pub calls_per_principal: usize,
+    /// How long a call that has asked its client is held for the answers. People take their time (E147).
+    pub held_timeout: Duration,
+    /// What a server asks within this time is put to the client together.
+    pub held_together: Duration,
+    /// How often a server that wants to know hears that its question is still open. Many give up after 60 s of silence.
+    pub held_progress: Duration,
+    /// How long the end of a held call is kept for a client that asks again.
+    pub held_kept: Duration,
+    /// How often one call may ask its client.
+    pub held_rounds: u32,
+    /// Held calls of one principal.
+    pub held_per_principal: usize,
+    /// Held calls of one server.
+    pub held_per_server: usize,
+    /// What one call may have asked and not been answered, bytes.
+    pub held_bytes: usize,
+    /// Answers that are kept for clients that have not come back, bytes in all.
+    pub held_memory: usize,
+    /// How long a call waits for the turn of its process, where two calls of its kind could not be told apart when the
+    /// server asks something.
+    pub turn_wait: Duration,
     /// How long calls in flight may finish when the host stops.
     pub drain: Duration,
 }
@@ -81,6 +102,16 @@ impl Default for Limits {
             connections: 4096,
             streams_per_principal: 4096,
             calls_per_principal: 1024,
+            held_timeout: Duration::from_secs(600),
+            held_together: Duration::from_millis(15),
+            held_progress: Duration::from_secs(20),
+            held_kept: Duration::from_secs(60),
+            held_rounds: 32,
+            held_per_principal: 16,
+            held_per_server: 256,
+            held_bytes: 1 << 20,
+            held_memory: 64 << 20,
+            turn_wait: Duration::from_secs(60),
             drain: Duration::from_secs(10),
         }
     }

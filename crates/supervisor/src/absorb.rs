@@ -96,6 +96,10 @@ impl Instance {
     fn await_result(&self, call: u64, task: String) {
         let result = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
         let line = task::line(result, "tasks/result", &task);
+        // What the server asks for the task is asked for its call (E211).
+        if let Some(waiting) = self.calls().waiting.get_mut(&call) {
+            waiting.task = Some(task.clone());
+        }
         // Before it is sent: the answer may come at once.
         self.absorbed.change(|table| {
             table.results.insert(result, call);

@@ -77,7 +77,9 @@ async fn answer(pending: &crate::instance::Pending) -> Result<Bytes, HandshakeEr
             Item::Answer(message) => return result(&message),
             Item::Gone(report) => return Err(HandshakeError::Ended(report.to_string())),
             Item::Garbled(_) => return Err(HandshakeError::Invalid("it is no JSON-RPC answer")),
-            Item::Note(_) | Item::Ask(_) | Item::Cancelled => {}
+            Item::Note(_) | Item::Ask(_) | Item::Withdrawn(_) | Item::Cancelled => {}
+            // The handshake has no client whom a server could ask.
+            Item::Question(question) => question.unanswered("there is no client yet"),
         }
     }
 }

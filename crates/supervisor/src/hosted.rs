@@ -1,6 +1,7 @@
 //! One hosted server of one generation: its verdict, its slots, and the only way to an instance.
 
 use crate::absent::{Absent, Bound};
+use crate::attribution::Learned;
 use crate::handshake::Introduction;
 use crate::instance::Instance;
 use crate::key::{Caller, Key};
@@ -51,6 +52,7 @@ pub struct Hosted {
     shared: Arc<Shared>,
     log: Arc<ServerLog>,
     counters: Arc<Counters>,
+    learned: Arc<Learned>,
     known: Mutex<Option<Known>>,
     probing: tokio::sync::Mutex<()>,
     memory: Arc<Memory>,
@@ -103,6 +105,7 @@ impl Hosted {
             shared,
             log,
             counters,
+            learned: Arc::default(),
             known: Mutex::new(None),
             probing: tokio::sync::Mutex::new(()),
             memory: Arc::default(),
@@ -239,7 +242,7 @@ impl Hosted {
         self.available()?;
         self.room(key, &slots)?;
         self.shared.slots.fetch_add(1, Ordering::Relaxed);
-        let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared));
+        let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared).of(key));
         let slot = Slot::start(key.clone(), self.introduction(key, caller, session), context, self.clone());
         slots.insert(key.clone(), slot.clone());
         Ok(slot)
@@ -519,6 +522,10 @@ impl Hosted {
     /// What instances of a remote server tell each other.
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+
+    pub(crate) fn learned(&self) -> &Arc<Learned> {
+        &self.learned
     }
 
     pub(crate) fn next_instance_id(&self) -> u64 {

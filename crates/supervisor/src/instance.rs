@@ -1,6 +1,7 @@
 //! One living process: what waits for its answers, and how lines reach it. Its stdout is read by one task, [`read`].
 
 use crate::absorb::Absorbed;
+use crate::attribution::{Attribution, Subject, Turn, Turns};
 use crate::catalogue::Tools;
 use crate::last_words::LastWords;
 use crate::level::Level;
@@ -78,6 +79,8 @@ pub struct Instance {
     level: tokio::sync::Mutex<Option<Level>>,
     pub(crate) tools: Tools,
     pub(crate) absorbed: Absorbed,
+    /// One turn for the calls whose tools ask.
+    pub(crate) turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -93,9 +96,24 @@ pub(crate) struct Waiting {
     pub(crate) wish: Wish,
     pub(crate) session: Option<Arc<Session>>,
     client_id: Bytes,
+    pub(crate) subject: Subject,
+    /// The task that it runs as, if it does.
+    pub(crate) task: Option<String>,
+    /// The server's ids of the questions that its client has not answered.
+    pub(crate) asked: Vec<Bytes>,
 }
 
 impl Waiting {
+    pub(crate) fn new(
+        mailbox: Arc<Mailbox>,
+        wish: Wish,
+        session: Option<Arc<Session>>,
+        client_id: Bytes,
+        subject: Subject,
+    ) -> Self {
+        Self { mailbox, wish, session, client_id, subject, task: None, asked: Vec::new() }
+    }
+
     /// What we ask ourselves (handshakes, lists of tools) has no client, and so no client's id.
     pub(crate) fn of_a_client(&self) -> bool {
         !self.client_id.is_empty()
@@ -118,6 +136,7 @@ impl Instance {
             level: tokio::sync::Mutex::new(None),
             tools: Tools::new(),
             absorbed: Absorbed::default(),
+            turns: Turns::new(),
         }
     }
 
@@ -143,19 +162,32 @@ impl Instance {
 
     /// Registers a call before it is sent. `client_id` is the request id as the client spelled it.
     pub fn begin(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
+        self.begin_about(client_id, wish, session, Subject::default(), None)
+    }
+
+    /// The same for a call during which the server may ask something.
+    pub fn begin_about(
+        self: &Arc<Self>,
+        client_id: Bytes,
+        wish: Wish,
+        session: Option<Arc<Session>>,
+        mut subject: Subject,
+        turn: Option<Turn>,
+    ) -> Pending {
+        subject.has_turn = turn.is_some();
         let id = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
         let mailbox = Arc::new(Mailbox::new(self.context.limits.mailbox_bytes));
         let mut calls = self.calls();
         match &calls.ended {
             Some(report) => mailbox.push(Item::Gone(report.clone())),
             None => {
-                let waiting = Waiting { mailbox: mailbox.clone(), wish, session, client_id };
+                let waiting = Waiting::new(mailbox.clone(), wish, session, client_id, subject);
                 calls.waiting.insert(id, waiting);
             }
         }
         let crowded = calls.waiting.len() > CROWD;
         drop(calls);
-        Pending { id, mailbox, instance: self.clone(), crowded }
+        Pending { id, mailbox, instance: self.clone(), crowded, turn }
     }
 
     /// Sends a line that is no call.
@@ -274,6 +306,7 @@ impl Instance {
     /// Nothing will answer any more: every waiting call, and every later one, is told so.
     pub(crate) fn fail_all(&self, report: &ExitReport) {
         self.outlet.close();
+        self.turns.close();
         let mut calls = self.calls();
         calls.ended = Some(report.clone());
         for (_, waiting) in calls.waiting.drain() {
@@ -290,6 +323,8 @@ pub struct Pending {
     instance: Arc<Instance>,
     /// Many calls are on their way: this one's line may wait for theirs.
     crowded: bool,
+    /// Held until the call is over.
+    turn: Option<Turn>,
 }
 
 /// With more calls than this in flight, lines are written together.
@@ -316,17 +351,47 @@ impl Pending {
         self.mailbox.next().await
     }
 
+    /// How sure it is that what the server asked was this call's; `None` where it asked nothing.
+    pub fn attribution(&self) -> Option<Attribution> {
+        self.mailbox.attribution()
+    }
+
+    /// Another request speaks for the call now: what its client can do, and which log messages it wants. (E179)
+    pub fn speak_for(&self, capabilities: Bytes, wish: Wish) {
+        if let Some(waiting) = self.instance.calls().waiting.get_mut(&self.id) {
+            waiting.subject.now_able(capabilities);
+            waiting.wish = wish;
+        }
+    }
+
+    /// Nobody listens for the moment: log messages of the server are the operator's.
+    pub fn unheard(&self) {
+        if let Some(waiting) = self.instance.calls().waiting.get_mut(&self.id) {
+            waiting.wish = Wish::Nothing;
+        }
+    }
+
     /// The call is over: late words about it are dropped.
     pub fn finish(self) {
         self.instance.absorbed_over(self.id);
         self.instance.calls().waiting.remove(&self.id);
+        self.mailbox.close();
+        self.pass_turn();
     }
 
     /// The caller is gone or its time is up: the server is told to stop (E136), and a late answer is dropped (E143).
     pub fn abandon(self, reason: &str) {
         let waited = self.instance.calls().waiting.remove(&self.id).is_some();
+        self.mailbox.close();
         if waited {
             self.instance.take_back(self.id, reason);
+        }
+        self.pass_turn();
+    }
+
+    fn pass_turn(self) {
+        if let Some(turn) = self.turn {
+            turn.over(self.mailbox.attribution().is_some());
         }
     }
 }

@@ -9,6 +9,7 @@
 mod absent;
 mod absorb;
 mod asks;
+mod attribution;
 mod catalogue;
 mod events;
 mod handshake;
@@ -36,6 +37,8 @@ mod slot;
 mod tree;
 
 pub use absent::{Absent, Bound};
+pub use asks::Question;
+pub use attribution::{Attribution, Subject, Turn};
 pub use events::{EventId, NotKept, Reader, StreamGone, Streams, Writer};
 pub use hosted::{Hosted, Lease};
 pub use instance::{Instance, Pending, Stalled, Wish};

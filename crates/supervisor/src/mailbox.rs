@@ -1,6 +1,9 @@
 //! What a server says to one call, on its way to whoever waits for it. Bounded, and never waits for the reader: a slow
 //! caller loses its own oldest notifications, and nobody else waits for it.
 
+use crate::asks::Question;
+use crate::attribution::Attribution;
+use bytes::Bytes;
 use model::ServerName;
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,12 +12,16 @@ use tokio::sync::Notify;
 use wire::message::Message;
 
 /// One thing that happened to a call.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Item {
     /// A notification that belongs to the call.
     Note(Message),
     /// A request of the server to the client, already numbered for the client.
     Ask(Vec<u8>),
+    /// A request of the server that the call's modern client shall answer in a round.
+    Question(Question),
+    /// The server took back the question with this id of its own.
+    Withdrawn(Bytes),
     /// The answer. Nothing follows.
     Answer(Message),
     /// The process is gone. Nothing follows.
@@ -62,6 +69,7 @@ pub(crate) struct Mailbox {
 #[derive(Debug, Default)]
 struct Inbox {
     items: VecDeque<Item>,
+    attribution: Option<Attribution>,
     bytes: usize,
 }
 
@@ -97,6 +105,25 @@ impl Mailbox {
         }
     }
 
+    /// A request of the server was taken to belong to this call. The least certain such word counts.
+    pub(crate) fn attributed(&self, how: Attribution) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.attribution = inbox.attribution.max(Some(how));
+    }
+
+    pub(crate) fn attribution(&self) -> Option<Attribution> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).attribution
+    }
+
+    /// Nobody takes anything from it any more: questions in it hear so.
+    pub(crate) fn close(&self) {
+        while let Some(item) = self.take() {
+            if let Item::Question(question) = item {
+                question.unanswered("the call is over");
+            }
+        }
+    }
+
     fn take(&self) -> Option<Item> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let item = inbox.items.pop_front()?;
@@ -109,14 +136,19 @@ impl Mailbox {
 fn size(item: &Item) -> usize {
     match item {
         Item::Note(message) => message.bytes().len() + 256,
-        Item::Ask(_) | Item::Answer(_) | Item::Gone(_) | Item::Garbled(_) | Item::Cancelled => 0,
+        Item::Ask(_)
+        | Item::Question(_)
+        | Item::Withdrawn(_)
+        | Item::Answer(_)
+        | Item::Gone(_)
+        | Item::Garbled(_)
+        | Item::Cancelled => 0,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use wire::scan::{Limits, Side};
 
     #[tokio::test]

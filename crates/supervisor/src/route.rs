@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use wire::bridge;
 use wire::era::Era;
 use wire::message::{self, BadMessage, Message, Parsed, Shape};
-use wire::scan::{self, Kind, Limits, Place, Side};
+use wire::scan::{Limits, Place, Side};
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
@@ -217,13 +217,4 @@ fn names(line: &[u8], id: &[u8]) -> bool {
     const NEAR: usize = 1 << 10;
     let contains = |part: &[u8]| part.windows(id.len()).any(|window| window == id);
     contains(&line[..line.len().min(NEAR)]) || contains(&line[line.len().saturating_sub(NEAR)..])
-}
-
-/// Whether the value is an object with a member `name` at its top.
-pub(crate) fn object_has(bytes: &[u8], name: &str) -> bool {
-    let limits = Limits { bytes: 1 << 20, depth: 64 };
-    scan::scan(bytes, Side::Server, &limits).is_ok_and(|scanned| {
-        scanned.kind() == Kind::Object
-            && scan::members(bytes, scanned.root()).any(|(key, _, _)| scan::text(bytes, key) == name)
-    })
 }

@@ -1,16 +1,18 @@
 //! One isolation key's place: a task that keeps a process alive in it, and the state that callers wait for.
 
 use crate::absent::Absent;
+use crate::attribution::Learned;
 use crate::handshake::{self, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
-use crate::key::Key;
+use crate::key::{Holder, Key};
 use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
 use crate::restart::History;
 use crate::running::Running;
 use crate::session::Session;
 use crate::settings::Limits;
+use bytes::Bytes;
 use model::ServerName;
 use model::report::LogSource;
 use std::collections::HashMap;
@@ -32,6 +34,12 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     /// One process for everybody: nothing in it may be attributed to one caller.
     pub(crate) shared: bool,
+    /// What its processes are told that the client can do; canonical.
+    pub(crate) profile: Bytes,
+    /// Whatever its process asks has one addressee: it is one session's, or has one call at a time.
+    pub(crate) one_addressee: bool,
+    /// Which of the server's tools ask.
+    pub(crate) learned: Arc<Learned>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -52,8 +60,17 @@ impl Context {
             log: hosted.log().clone(),
             counters: hosted.counters().clone(),
             shared,
+            profile: Bytes::from_static(b"{}"),
+            one_addressee: true,
+            learned: hosted.learned().clone(),
             sessions: Mutex::default(),
         }
+    }
+
+    /// The same for the processes of one isolation key.
+    pub(crate) fn of(self, key: &Key) -> Self {
+        let one_addressee = matches!(key.holder, Holder::Session { .. } | Holder::Pool { .. });
+        Self { profile: key.profile.clone(), one_addressee, ..self }
     }
 
     /// The sessions that lean on this slot, oldest first.

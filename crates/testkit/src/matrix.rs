@@ -237,7 +237,6 @@ impl Exception {
 
 const EVERY: &[Mode] = &Mode::ALL;
 const SHARED: &[Mode] = &[Mode::Shared];
-const UNSHARED: &[Mode] = &[Mode::PerPrincipal, Mode::PerSession, Mode::Exclusive];
 const EITHER: &[Era] = &[Era::Legacy, Era::Modern];
 const LEGACY: &[Era] = &[Era::Legacy];
 const MODERN: &[Era] = &[Era::Modern];
@@ -401,22 +400,6 @@ pub const EXCEPTIONS: &[Exception] = &[
         features: &[Feature::Open],
         modes: EVERY,
         outcome: Outcome::Lossy(Loss::NoPromise),
-        why: "not there yet",
-    },
-    Exception {
-        clients: STATELESS,
-        spoken: LEGACY,
-        features: &[Feature::Sampling, Feature::Form, Feature::Url, Feature::Roots, Feature::Rounds],
-        modes: UNSHARED,
-        outcome: Outcome::Refused(Refusal::Tool("the client did not declare")),
-        why: "not there yet",
-    },
-    Exception {
-        clients: STATELESS,
-        spoken: LEGACY,
-        features: &[Feature::UnknownExtension],
-        modes: UNSHARED,
-        outcome: Outcome::Lossy(Loss::Untold),
         why: "not there yet",
     },
     Exception {

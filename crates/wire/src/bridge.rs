@@ -71,6 +71,14 @@ pub fn request_line(line: &mut Vec<u8>, message: &Message, leg: Leg, upstream_id
 }
 
 fn remove_era(splice: &mut Splice, message: &Message) {
+    if let Some(params) = message.object(Place::Params) {
+        // Answers that nobody asked for: a legacy server has no word for them. (E175)
+        for name in ["inputResponses", "requestState"] {
+            if let Some(member) = message.noted(Place::Params, name) {
+                splice.delete_member(message.bytes(), params, member.key);
+            }
+        }
+    }
     let Some(meta) = message.object(Place::Meta) else { return };
     let era: Vec<Span> =
         ERA_MEMBERS.iter().filter_map(|name| message.noted(Place::Meta, name)).map(|member| member.key).collect();
@@ -116,8 +124,8 @@ fn add_era(splice: &mut Splice, message: &Message, stated: Option<&Stated<'_>>) 
     }
 }
 
-/// A legacy session's capabilities as a modern request may declare them: without tasks, without `roots.listChanged`. (B4)
-fn offered(capabilities: &[u8]) -> Vec<u8> {
+/// A client's capabilities as a peer of the other era may be told them: without tasks, without `roots.listChanged`. (B4)
+pub(crate) fn offered(capabilities: &[u8]) -> Vec<u8> {
     let all = Span::all(capabilities);
     let mut splice = Splice::new();
     delete(&mut splice, capabilities, all, "tasks");

@@ -1,6 +1,7 @@
 //! What must hold for any bytes: the bodies of the fuzz targets, which the ordinary tests run over the committed corpus.
 //! Each takes what a stranger could send and panics when an invariant breaks.
 
+use crate::ask;
 use crate::bridge::{self, Leg, Stated};
 use crate::catalogue::Reading;
 use crate::classify::{Headers, Incoming, SessionHeader, classify as decide};
@@ -10,6 +11,7 @@ use crate::frame::Lines;
 use crate::header;
 use crate::message::{Message, Shape};
 use crate::param::{self, Mismatch, Param};
+use crate::request_state::{self, Bound};
 use crate::scan::{self, Kind, Limits, Place, Scan, Side, Span};
 use crate::shape;
 use crate::splice::Splice;
@@ -281,4 +283,34 @@ fn check_text(text: &[u8], id: Option<&[u8]>) {
 
 fn unreachable_from(what: &str, leg: Leg) -> ! {
     unreachable!("{what}, also on {leg:?}")
+}
+
+/// The sealed state and the requests of legacy servers: what is no state of ours does not open, what is one opens only in
+/// one spelling, and whatever a server asks becomes one input request of the same method.
+pub fn request_state(data: &[u8]) {
+    let Some(key) = request_state::Key::new(&[7; 32]) else { return };
+    let bound = Bound { principal: "ann", client: "", server: "s", method: "tools/call", digest: [0; 32] };
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Some(ticket) = request_state::open(&key, &bound, 0, text)
+    {
+        let nonce = [1; request_state::NONCE];
+        let again = request_state::seal(&key, nonce, &bound, &ticket);
+        assert!(again.is_some_and(|again| request_state::open(&key, &bound, 0, &again) == Some(ticket)));
+        let other = Bound { principal: "bob", ..bound };
+        assert_eq!(request_state::open(&key, &other, 0, text), None);
+        assert_eq!(request_state::open(&key, &bound, 0, &format!("{text}A")), None);
+    }
+    let data = Bytes::copy_from_slice(data);
+    if let Ok(message) = Message::parse(data.clone(), Side::Client, &LIMITS) {
+        assert_eq!(request_state::digest(&message), request_state::digest(&message));
+        let _ = (ask::answers(&message), ask::state(&message));
+    }
+    let Ok(message) = Message::parse(data, Side::Server, &LIMITS) else { return };
+    let mut asked = ask::url_elicitations(&message).unwrap_or_default();
+    if ask::Need::of(&message).is_some() {
+        asked.push(ask::input_request(&message));
+    }
+    let named: Vec<(String, Vec<u8>)> =
+        asked.into_iter().enumerate().map(|(n, one)| (format!("r1_{n}"), one)).collect();
+    check_text(&ask::input_required(ID, &named, "v1.\"", Some(b"{}")), Some(ID));
 }

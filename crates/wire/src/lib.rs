@@ -3,6 +3,7 @@
 //!
 //! May import: nothing of ours.
 
+pub mod ask;
 pub mod bridge;
 pub mod catalogue;
 pub mod classify;
@@ -18,6 +19,7 @@ pub mod message;
 pub mod method;
 pub mod mirror;
 pub mod param;
+pub mod request_state;
 pub mod scan;
 pub mod shape;
 pub mod splice;

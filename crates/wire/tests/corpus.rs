@@ -42,6 +42,11 @@ fn bridge_holds_for_the_corpus() {
     run("bridge", staithe_wire::fuzzing::bridge);
 }
 
+#[test]
+fn e170_request_state_holds_for_the_corpus() {
+    run("request_state", staithe_wire::fuzzing::request_state);
+}
+
 fn run(target: &str, holds: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut seeds: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();

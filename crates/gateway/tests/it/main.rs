@@ -5,6 +5,7 @@ mod bytes;
 mod edges_wire;
 mod failure;
 mod headers;
+mod held;
 mod host;
 mod isolation;
 mod legacy;
