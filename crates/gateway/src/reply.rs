@@ -269,6 +269,8 @@ impl Reply {
             accepts: self.accepts,
             headers: std::mem::take(&mut self.headers),
             write_timeout: self.write_timeout,
+            asker: self.asker.take(),
+            doubt: self.doubt,
         }
     }
 
