@@ -5,6 +5,7 @@ use crate::error::CallError;
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::{Left, Reply};
+use crate::rounds;
 use crate::tools::{self, Mirrored, Sent};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, S
 use wire::bridge::{self, Delivery, Leg, Stated};
 use wire::era::Era;
 use wire::message::Message;
+use wire::rounds::{asks_back, progress};
 use wire::scan::Place;
 
 /// What is asked, by whom.
@@ -35,7 +37,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// The request id as the client spelled it.
-    fn id(&self) -> Bytes {
+    pub(crate) fn id(&self) -> Bytes {
         self.message.id().unwrap_or_default()
     }
 
@@ -52,7 +54,7 @@ const TRIES: usize = 3;
 pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut reply: Reply) {
     match carried(&host, &permit, &asked, &mut reply).await {
         Ok(End::Answer(delivery)) => reply.finish(delivery).await,
-        Ok(End::Silence) => reply.close(),
+        Ok(End::Silence | End::Asks(_)) => reply.close(),
         Err(error) => {
             tracing::info!(server = %permit.server(), principal = %permit.principal(), %error, "a call failed");
             if let Some(value) = error.retry_header() {
@@ -75,10 +77,12 @@ async fn carried(host: &Host, permit: &Permit, asked: &Asked, reply: &mut Reply)
 }
 
 /// How an exchange ended.
-enum End {
+pub(crate) enum End {
     Answer(Delivery),
     /// The client took the request back, or left.
     Silence,
+    /// A modern server asks a client with a session something first.
+    Asks(Box<Message>),
 }
 
 async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<End, CallError> {
@@ -102,7 +106,15 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
         };
         match send(asked, &lease, &sent).await {
             Ok(pending) => {
-                let end = answer(host, asked, &lease, pending, reply).await;
+                let mut reached = Progress::default();
+                let end = match answer(host, asked, &lease, pending, reply, &mut reached).await {
+                    Ok(End::Asks(first)) => {
+                        let message = sent.message.as_ref().unwrap_or(&asked.message);
+                        let call = rounds::Call { host, asked, lease: &lease, message };
+                        Box::pin(rounds::carry(call, *first, reply, reached)).await
+                    }
+                    end => end,
+                };
                 lease.release();
                 return end;
             }
@@ -146,12 +158,7 @@ async fn send(asked: &Asked, lease: &Lease, sent: &Sent) -> Result<Pending, Stal
     if let (Some(level), None) = (asked.level, &asked.session) {
         Box::pin(instance.ensure_level(level)).await;
     }
-    let wish = match (&asked.session, asked.level) {
-        (Some(session), _) => session.level().map_or(Wish::Everything, Wish::AtLeast),
-        (None, Some(level)) => Wish::AtLeast(level),
-        (None, None) => Wish::Nothing,
-    };
-    let pending = instance.begin(asked.id(), wish, asked.session.clone());
+    let pending = instance.begin(asked.id(), wish(asked), asked.session.clone());
     if sent.as_task {
         pending.is_task();
     }
@@ -170,6 +177,15 @@ async fn send(asked: &Asked, lease: &Lease, sent: &Sent) -> Result<Pending, Stal
     }
 }
 
+/// Which log messages the call wants.
+pub(crate) fn wish(asked: &Asked) -> Wish {
+    match (&asked.session, asked.level) {
+        (Some(session), _) => session.level().map_or(Wish::Everything, Wish::AtLeast),
+        (None, Some(level)) => Wish::AtLeast(level),
+        (None, None) => Wish::Nothing,
+    }
+}
+
 fn line(asked: &Asked, lease: &Lease, sent: &Sent, upstream_id: u64) -> Vec<u8> {
     let mut line = Vec::with_capacity(asked.message.bytes().len() + 256);
     if let (Some(level), Some(_)) = (asked.level, &asked.session) {
@@ -178,25 +194,31 @@ fn line(asked: &Asked, lease: &Lease, sent: &Sent, upstream_id: u64) -> Vec<u8> 
         bridge::set_level_line(&mut line, upstream_id, level.as_str());
         return line;
     }
-    let level = asked.session.as_ref().and_then(|session| session.level());
-    let stated = asked.session.as_ref().map(|session| Stated {
-        capabilities: &session.caller().profile,
-        client_info: session.client_info(),
-        log_level: level.map(Level::as_str),
-    });
+    let stated = asked.session.as_deref().map(stated);
     let message = sent.message.as_ref().unwrap_or(&asked.message);
     bridge::request_line(&mut line, message, leg(asked, lease), upstream_id, stated.as_ref());
     line
 }
 
+/// What a modern server is told of a session with each request.
+pub(crate) fn stated(session: &Session) -> Stated<'_> {
+    Stated {
+        capabilities: &session.caller().profile,
+        client_info: session.client_info(),
+        log_level: session.level().map(Level::as_str),
+    }
+}
+
 /// Waits for the answer, passing on what comes before it.
-async fn answer(
+pub(crate) async fn answer(
     host: &Host,
     asked: &Asked,
     lease: &Lease,
     pending: Pending,
     reply: &mut Reply,
+    reached: &mut Progress,
 ) -> Result<End, CallError> {
+    let leg = leg(asked, lease);
     let limits = &host.settings.limits;
     let mut clock = Clock::start(limits.stream_after, limits.keep_alive, asked.timeout);
     let end = loop {
@@ -213,15 +235,20 @@ async fn answer(
             },
         };
         let sent = match happened {
+            Happened::Item(Item::Answer(message)) if leg == Leg::LegacyToModern && asks_back(&message) => {
+                break Ok(End::Asks(Box::new(message)));
+            }
             Happened::Item(Item::Answer(message)) => {
                 let server_info = lease.instance().greeting().and_then(|g| g.server_info());
-                let (leg, method) = (leg(asked, lease), asked.message.method());
+                let method = asked.message.method();
                 let message = tools::fitted(asked, lease, message, limits.tools_wait).await?;
                 break Ok(End::Answer(bridge::response(&message, leg, &asked.id(), method, server_info)));
             }
             Happened::Item(Item::Gone(report)) => break Err(CallError::Gone(report)),
             Happened::Item(Item::Garbled(what)) => break Err(CallError::Garbled(what)),
             Happened::Item(Item::Cancelled) => break Ok(End::Silence),
+            // Each round of a modern server counts from its own beginning; to the client they are one call (E150).
+            Happened::Item(Item::Note(note)) if leg == Leg::LegacyToModern && !reached.rises(&note) => Ok(()),
             Happened::Item(Item::Note(note)) => reply.event(&note_body(asked, &note)).await,
             Happened::Item(Item::Ask(body)) => ask(asked, reply, body).await,
             Happened::Quiet => reply.keep_alive().await,
@@ -250,7 +277,7 @@ async fn answer(
 
 /// A server's request goes down the call's own stream. Where there is none, the session may have another; the server does
 /// not wait for an answer that cannot come.
-async fn ask(asked: &Asked, reply: &mut Reply, body: Vec<u8>) -> Result<(), Left> {
+pub(crate) async fn ask(asked: &Asked, reply: &mut Reply, body: Vec<u8>) -> Result<(), Left> {
     let sent = if reply.carries_events() { Some(reply.event(&body).await) } else { None };
     if let (None | Some(Err(Left)), Some(session)) = (sent, &asked.session) {
         session.reroute(body);
@@ -258,13 +285,32 @@ async fn ask(asked: &Asked, reply: &mut Reply, body: Vec<u8>) -> Result<(), Left
     sent.unwrap_or(Ok(()))
 }
 
+/// How far a call has come, over all its rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Option<f64>);
+
+impl Progress {
+    /// Whether a notification says more than the last. True for what is no progress.
+    pub(crate) fn rises(&mut self, note: &Message) -> bool {
+        if note.method() != "notifications/progress" {
+            return true;
+        }
+        let Some(now) = progress(note) else { return true };
+        let rises = self.0.is_none_or(|last| now > last);
+        if rises {
+            self.0 = Some(now);
+        }
+        rises
+    }
+}
+
 /// A notification under the names that the client knows.
-fn note_body(asked: &Asked, note: &Message) -> Vec<u8> {
+pub(crate) fn note_body(asked: &Asked, note: &Message) -> Vec<u8> {
     let token = asked.message.member(Place::Meta, "progressToken").map(|m| asked.message.raw(m.value));
     bridge::notification(note, token, Some(&asked.id()))
 }
 
-enum Happened {
+pub(crate) enum Happened {
     Item(Item),
     Left,
     Stopping,
@@ -273,30 +319,30 @@ enum Happened {
 }
 
 /// When to break the silence, and when to give up.
-struct Clock {
+pub(crate) struct Clock {
     next: Instant,
     every: Duration,
     deadline: Option<(Instant, Duration)>,
 }
 
 impl Clock {
-    fn start(first: Duration, every: Duration, timeout: Option<Duration>) -> Self {
+    pub(crate) fn start(first: Duration, every: Duration, timeout: Option<Duration>) -> Self {
         let now = monotonic();
         Self { next: now + first, every, deadline: timeout.map(|after| (now + after, after)) }
     }
 
     /// Something was sent: the silence starts anew.
-    fn spoke(&mut self) {
+    pub(crate) fn spoke(&mut self) {
         self.next = monotonic() + self.every;
     }
 
     /// The time that was given, if it is up.
-    fn overdue(&self) -> Option<Duration> {
+    pub(crate) fn overdue(&self) -> Option<Duration> {
         self.deadline.filter(|(at, _)| monotonic() >= *at).map(|(_, after)| after)
     }
 
     /// Cancel-safe.
-    async fn tick(&self) -> Happened {
+    pub(crate) async fn tick(&self) -> Happened {
         match self.deadline {
             Some((at, after)) if at <= self.next => {
                 tokio::time::sleep_until(at.into()).await;

@@ -21,6 +21,7 @@ use tokio::net::unix::pipe;
 use wire::era::Era;
 use wire::frame::Lines;
 use wire::greeting::Greeting;
+use wire::message::Message;
 use wire::{bridge, code};
 
 /// A call could not be handed to the server. It did not reach it.
@@ -93,9 +94,54 @@ pub(crate) struct Waiting {
     pub(crate) wish: Wish,
     pub(crate) session: Option<Arc<Session>>,
     client_id: Bytes,
+    stage: Stage,
+}
+
+/// What a registered call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its answer.
+    Sent,
+    /// Something of its client: the server has not heard of it.
+    Reserved,
+    /// The end of a subscription, which may never come.
+    Lasting,
+}
+
+/// A request of ours was not answered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// It was not sent.
+    #[error(transparent)]
+    Stalled(#[from] Stalled),
+    /// The process ended.
+    #[error("{0}")]
+    Gone(ExitReport),
+    /// What came is no answer.
+    #[error("{0}")]
+    Garbled(String),
+    /// Nothing came in time.
+    #[error("the server {server} did not answer within {} s; it was told to stop", after.as_secs())]
+    Slow { server: ServerName, after: Duration },
+}
+
+impl Unanswered {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Gone(report) if report.asked => Blame::Host,
+            Self::Stalled(stalled) => stalled.blame(),
+            Self::Gone(_) | Self::Garbled(_) | Self::Slow { .. } => Blame::Server,
+        }
+    }
 }
 
 impl Waiting {
+    /// A subscription: no call, and no reason to wait when the process is to stop.
+    pub(crate) fn lasts(&self) -> bool {
+        self.stage == Stage::Lasting
+    }
+
     /// What we ask ourselves (handshakes, lists of tools) has no client, and so no client's id.
     pub(crate) fn of_a_client(&self) -> bool {
         !self.client_id.is_empty()
@@ -143,13 +189,69 @@ impl Instance {
 
     /// Registers a call before it is sent. `client_id` is the request id as the client spelled it.
     pub fn begin(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
+        self.register(client_id, wish, session, Stage::Sent)
+    }
+
+    /// Registers a call that needs something of its client before it is sent, by [`Pending::send_reserved`]. It can be
+    /// cancelled, keeps the process, and hears of its end.
+    pub fn reserve(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
+        self.register(client_id, wish, session, Stage::Reserved)
+    }
+
+    /// Registers a subscription. It keeps the process from idling, and holds up no stop.
+    pub fn begin_lasting(self: &Arc<Self>) -> Pending {
+        self.register(Bytes::new(), Wish::Nothing, None, Stage::Lasting)
+    }
+
+    /// One request of ours: `write` gets the line and the request's id.
+    pub(crate) async fn request(
+        self: &Arc<Self>,
+        write: impl FnOnce(&mut Vec<u8>, u64),
+        patience: Duration,
+    ) -> Result<Message, Unanswered> {
+        let pending = self.begin(Bytes::new(), Wish::Nothing, None);
+        let mut line = Vec::new();
+        write(&mut line, pending.id());
+        if let Err(stalled) = pending.send(line) {
+            pending.finish();
+            return Err(stalled.into());
+        }
+        let answer = async {
+            loop {
+                match pending.next().await {
+                    Item::Answer(message) => return Ok(message),
+                    Item::Gone(report) => return Err(Unanswered::Gone(report)),
+                    Item::Garbled(what) => return Err(Unanswered::Garbled(what)),
+                    Item::Note(_) | Item::Ask(_) | Item::Cancelled => {}
+                }
+            }
+        };
+        match tokio::time::timeout(patience, answer).await {
+            Ok(outcome) => {
+                pending.finish();
+                outcome
+            }
+            Err(_elapsed) => {
+                pending.abandon("it took too long");
+                Err(Unanswered::Slow { server: self.context.server.clone(), after: patience })
+            }
+        }
+    }
+
+    fn register(
+        self: &Arc<Self>,
+        client_id: Bytes,
+        wish: Wish,
+        session: Option<Arc<Session>>,
+        stage: Stage,
+    ) -> Pending {
         let id = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
         let mailbox = Arc::new(Mailbox::new(self.context.limits.mailbox_bytes));
         let mut calls = self.calls();
         match &calls.ended {
             Some(report) => mailbox.push(Item::Gone(report.clone())),
             None => {
-                let waiting = Waiting { mailbox: mailbox.clone(), wish, session, client_id };
+                let waiting = Waiting { mailbox: mailbox.clone(), wish, session, client_id, stage };
                 calls.waiting.insert(id, waiting);
             }
         }
@@ -185,13 +287,16 @@ impl Instance {
     fn take_back_all(&self, which: impl Fn(&Waiting) -> bool, reason: &str) {
         let mut calls = self.calls();
         let found: Vec<u64> = calls.waiting.iter().filter(|(_, waiting)| which(waiting)).map(|(id, _)| *id).collect();
-        for id in &found {
-            if let Some(waiting) = calls.waiting.remove(id) {
+        let mut heard_of = Vec::new();
+        for id in found {
+            if let Some(waiting) = calls.waiting.remove(&id) {
                 waiting.mailbox.push(Item::Cancelled);
+                // Only what was sent can be cancelled (E139).
+                heard_of.extend((waiting.stage != Stage::Reserved).then_some(id));
             }
         }
         drop(calls);
-        for id in found {
+        for id in heard_of {
             self.take_back(id, reason);
         }
     }
@@ -228,6 +333,11 @@ impl Instance {
     /// A session set its own level through a request: the next `ensure_level` must not trust the old one.
     pub async fn note_level(&self, level: Level) {
         *self.level.lock().await = Some(level);
+    }
+
+    /// Whether calls or subscriptions need the process.
+    pub(crate) fn busy(&self) -> bool {
+        self.calls().waiting.values().any(|waiting| waiting.of_a_client() || waiting.lasts())
     }
 
     /// How many calls of clients wait.
@@ -311,6 +421,15 @@ impl Pending {
         self.instance.write(line, self.crowded)
     }
 
+    /// Sends the line of a reserved call. Does nothing to one that was cancelled meanwhile: its mailbox says so.
+    pub fn send_reserved(&self, line: Vec<u8>) -> Result<(), Stalled> {
+        let mut calls = self.instance.calls();
+        let Some(waiting) = calls.waiting.get_mut(&self.id) else { return Ok(()) };
+        waiting.stage = Stage::Sent;
+        drop(calls);
+        self.send(line)
+    }
+
     /// What happens next. Cancel-safe.
     pub async fn next(&self) -> Item {
         self.mailbox.next().await
@@ -324,8 +443,8 @@ impl Pending {
 
     /// The caller is gone or its time is up: the server is told to stop (E136), and a late answer is dropped (E143).
     pub fn abandon(self, reason: &str) {
-        let waited = self.instance.calls().waiting.remove(&self.id).is_some();
-        if waited {
+        let waited = self.instance.calls().waiting.remove(&self.id);
+        if waited.is_some_and(|waiting| waiting.stage != Stage::Reserved) {
             self.instance.take_back(self.id, reason);
         }
     }

@@ -18,10 +18,12 @@ pub mod message;
 pub mod method;
 pub mod mirror;
 pub mod param;
+pub mod rounds;
 pub mod scan;
 pub mod shape;
 pub mod splice;
 pub mod sse;
+pub mod subscription;
 mod walk;
 
 pub mod negotiated;
