@@ -6,6 +6,7 @@ use crate::held::{self, Kept};
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::{Left, Reply};
+use crate::rounds;
 use crate::tools::{self, Mirrored, Sent};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, S
 use wire::bridge::{self, Delivery, Leg, Stated};
 use wire::era::Era;
 use wire::message::Message;
+use wire::rounds::{asks_back, progress};
 use wire::scan::Place;
 
 /// What is asked, by whom.
@@ -36,7 +38,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// The request id as the client spelled it.
-    fn id(&self) -> Bytes {
+    pub(crate) fn id(&self) -> Bytes {
         self.message.id().unwrap_or_default()
     }
 
@@ -53,7 +55,7 @@ const TRIES: usize = 3;
 pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut reply: Reply) {
     match carried(&host, &permit, &asked, &mut reply).await {
         Ok(End::Answer(delivery)) => reply.finish(delivery).await,
-        Ok(End::Silence) => reply.close(),
+        Ok(End::Silence | End::Asks(_)) => reply.close(),
         Ok(End::Held(kept)) => {
             drop(permit);
             kept.wait(&host).await;
@@ -86,6 +88,8 @@ pub(crate) enum End {
     Silence,
     /// It was held for its client's answers. Who waited has been answered; others may still come.
     Held(Box<Kept>),
+    /// A modern server asks a client with a session something first.
+    Asks(Box<Message>),
 }
 
 async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<End, CallError> {
@@ -121,7 +125,15 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
         };
         match send(asked, &lease, &sent, subject, turn).await {
             Ok(pending) => {
-                let end = answer(host, asked, &lease, pending, reply).await;
+                let mut reached = Progress::default();
+                let end = match answer(host, asked, &lease, pending, reply, &mut reached).await {
+                    Ok(End::Asks(first)) => {
+                        let message = sent.message.as_ref().unwrap_or(&asked.message);
+                        let call = rounds::Call { host, asked, lease: &lease, message };
+                        Box::pin(rounds::carry(call, *first, reply, reached)).await
+                    }
+                    end => end,
+                };
                 lease.release();
                 return end;
             }
@@ -197,12 +209,8 @@ async fn send(
     if let (Some(level), None) = (asked.level, &asked.session) {
         Box::pin(instance.ensure_level(level)).await;
     }
-    let wish = match (&asked.session, asked.level) {
-        (Some(session), _) => session.level().map_or(Wish::Everything, Wish::AtLeast),
-        (None, Some(level)) => Wish::AtLeast(level),
-        (None, None) => Wish::Nothing,
-    };
-    let pending = instance.begin_about(asked.id(), wish, asked.session.clone(), subject.unwrap_or_default(), turn);
+    let pending =
+        instance.begin_about(asked.id(), wish(asked), asked.session.clone(), subject.unwrap_or_default(), turn);
     if sent.as_task {
         pending.is_task();
     }
@@ -221,6 +229,15 @@ async fn send(
     }
 }
 
+/// Which log messages the call wants.
+pub(crate) fn wish(asked: &Asked) -> Wish {
+    match (&asked.session, asked.level) {
+        (Some(session), _) => session.level().map_or(Wish::Everything, Wish::AtLeast),
+        (None, Some(level)) => Wish::AtLeast(level),
+        (None, None) => Wish::Nothing,
+    }
+}
+
 fn line(asked: &Asked, lease: &Lease, sent: &Sent, upstream_id: u64) -> Vec<u8> {
     let mut line = Vec::with_capacity(asked.message.bytes().len() + 256);
     if let (Some(level), Some(_)) = (asked.level, &asked.session) {
@@ -229,25 +246,31 @@ fn line(asked: &Asked, lease: &Lease, sent: &Sent, upstream_id: u64) -> Vec<u8> 
         bridge::set_level_line(&mut line, upstream_id, level.as_str());
         return line;
     }
-    let level = asked.session.as_ref().and_then(|session| session.level());
-    let stated = asked.session.as_ref().map(|session| Stated {
-        capabilities: &session.caller().profile,
-        client_info: session.client_info(),
-        log_level: level.map(Level::as_str),
-    });
+    let stated = asked.session.as_deref().map(stated);
     let message = sent.message.as_ref().unwrap_or(&asked.message);
     bridge::request_line(&mut line, message, leg(asked, lease), upstream_id, stated.as_ref());
     line
 }
 
+/// What a modern server is told of a session with each request.
+pub(crate) fn stated(session: &Session) -> Stated<'_> {
+    Stated {
+        capabilities: &session.caller().profile,
+        client_info: session.client_info(),
+        log_level: session.level().map(Level::as_str),
+    }
+}
+
 /// Waits for the answer, passing on what comes before it.
-async fn answer(
+pub(crate) async fn answer(
     host: &Host,
     asked: &Asked,
     lease: &Lease,
     pending: Pending,
     reply: &mut Reply,
+    reached: &mut Progress,
 ) -> Result<End, CallError> {
+    let leg = leg(asked, lease);
     let limits = &host.settings.limits;
     let mut clock = Clock::start(limits.stream_after, limits.keep_alive, asked.timeout);
     let end = loop {
@@ -264,6 +287,9 @@ async fn answer(
             },
         };
         let sent = match happened {
+            Happened::Item(Item::Answer(message)) if leg == Leg::LegacyToModern && asks_back(&message) => {
+                break Ok(End::Asks(Box::new(message)));
+            }
             Happened::Item(Item::Answer(message)) => {
                 let message = tools::fitted(asked, lease, message, limits.tools_wait).await?;
                 break Ok(End::Answer(delivery(host, asked, lease, &message)));
@@ -276,6 +302,8 @@ async fn answer(
                 return Box::pin(held::hold(host, asked, lease, pending, question, reply)).await;
             }
             Happened::Item(Item::Withdrawn(_)) => Ok(()),
+            // Each round of a modern server counts from its own beginning; to the client they are one call (E150).
+            Happened::Item(Item::Note(note)) if leg == Leg::LegacyToModern && !reached.rises(&note) => Ok(()),
             Happened::Item(Item::Note(note)) => reply.event(&note_body(&asked.message, &note)).await,
             Happened::Item(Item::Ask(body)) => ask(asked, reply, body).await,
             Happened::Quiet => reply.keep_alive().await,
@@ -308,7 +336,7 @@ async fn answer(
 
 /// A server's request goes down the call's own stream. Where there is none, the session may have another; the server does
 /// not wait for an answer that cannot come.
-async fn ask(asked: &Asked, reply: &mut Reply, body: Vec<u8>) -> Result<(), Left> {
+pub(crate) async fn ask(asked: &Asked, reply: &mut Reply, body: Vec<u8>) -> Result<(), Left> {
     let sent = if reply.carries_events() { Some(reply.event(&body).await) } else { None };
     if let (None | Some(Err(Left)), Some(session)) = (sent, &asked.session) {
         session.reroute(body);
@@ -332,6 +360,25 @@ fn delivery(host: &Host, asked: &Asked, lease: &Lease, answer: &Message) -> Deli
 pub(crate) fn note_body(request: &Message, note: &Message) -> Vec<u8> {
     let token = request.member(Place::Meta, "progressToken").map(|m| request.raw(m.value));
     bridge::notification(note, token, request.id().as_deref())
+}
+
+/// How far a call has come, over all its rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Option<f64>);
+
+impl Progress {
+    /// Whether a notification says more than the last. True for what is no progress.
+    pub(crate) fn rises(&mut self, note: &Message) -> bool {
+        if note.method() != "notifications/progress" {
+            return true;
+        }
+        let Some(now) = progress(note) else { return true };
+        let rises = self.0.is_none_or(|last| now > last);
+        if rises {
+            self.0 = Some(now);
+        }
+        rises
+    }
 }
 
 pub(crate) enum Happened {

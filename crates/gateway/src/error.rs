@@ -10,7 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use model::{Blame, ServerName};
 use std::time::Duration;
-use supervisor::{Absent, ExitReport, NoSession, NotKept, Stalled};
+use supervisor::{Absent, ExitReport, NoSession, NotKept, Stalled, Unanswered};
 use wire::bridge::Delivery;
 use wire::classify::Refusal;
 use wire::code;
@@ -93,6 +93,20 @@ pub(crate) enum CallError {
     Unsealed,
     #[error("another call of this client that may ask its user is open at the server {server} since {} s; finish it first", after.as_secs())]
     Turn { server: ServerName, after: Duration },
+    #[error(transparent)]
+    Unasked(#[from] Unasked),
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
+    #[error("`notifications` must be an object that says what to listen for")]
+    Filter,
+    #[error("`uri` must name a resource")]
+    NoUri,
+    #[error("the server does not tell updates of resources")]
+    NoSubscriptions,
+    #[error("the clients of this process are subscribed to as many resources as they may; end some subscriptions")]
+    Subscriptions,
+    #[error("the server sends no log messages")]
+    NoLogging,
     #[error("the client's `{0}` is missing, is no object, or is larger than 16 KiB")]
     Opening(&'static str),
     #[error("{0:?} is not a log level; use debug, info, notice, warning, error, critical, alert or emergency")]
@@ -107,6 +121,30 @@ pub(crate) enum CallError {
     Mirrored(#[from] wire::param::Mismatch),
     #[error("the method {0:?} is not known within a session; it belongs to protocol version 2026-07-28")]
     NotInSession(String),
+}
+
+/// Why a call ended that a modern server cannot finish without something of its client.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unasked {
+    #[error("the server needs {question} from the client, and this client does not offer {feature}")]
+    Lacks { question: &'static str, feature: &'static str },
+    #[error("the client failed at {question}: {why}")]
+    Failed { question: &'static str, why: String },
+    #[error("the client did not answer {question} within {} s", after.as_secs())]
+    Unanswered { question: &'static str, after: Duration },
+    #[error("the client has too many unanswered requests of servers")]
+    Crowded,
+    #[error("the server asked {rounds} times during one call, which is the limit")]
+    Endless { rounds: u32 },
+}
+
+impl Unasked {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Endless { .. } => Blame::Server,
+            Self::Lacks { .. } | Self::Failed { .. } | Self::Unanswered { .. } | Self::Crowded => Blame::Caller,
+        }
+    }
 }
 
 impl GateError {
@@ -163,6 +201,9 @@ impl CallError {
             Self::Absent(absent) => absent.blame(),
             Self::Stalled(stalled) => stalled.blame(),
             Self::NoSession(full) => full.blame(),
+            Self::Unasked(unasked) => unasked.blame(),
+            Self::Unanswered(unanswered) => unanswered.blame(),
+            Self::Filter | Self::NoUri | Self::NoSubscriptions | Self::Subscriptions | Self::NoLogging => Blame::Caller,
             Self::Gone(report) if report.asked => Blame::Host,
             Self::Gone(_) | Self::Garbled(_) | Self::Deadline { .. } | Self::Rounds { .. } | Self::Questions { .. } => {
                 Blame::Server
@@ -197,6 +238,16 @@ impl CallError {
             Self::Gone(_) => (200, code::INTERNAL, "server_ended"),
             Self::Garbled(_) => (200, code::INTERNAL, "invalid_answer"),
             Self::Deadline { .. } => (200, code::INTERNAL, "deadline"),
+            Self::Unanswered(Unanswered::Stalled(_)) => (200, code::INTERNAL, "server_not_reading"),
+            Self::Unanswered(Unanswered::Gone(_)) => (200, code::INTERNAL, "server_ended"),
+            Self::Unanswered(Unanswered::Garbled(_)) => (200, code::INTERNAL, "invalid_answer"),
+            Self::Unanswered(Unanswered::Slow { .. }) => (200, code::INTERNAL, "deadline"),
+            Self::Filter => (200, code::INVALID_PARAMS, "invalid_filter"),
+            Self::NoUri => (200, code::INVALID_PARAMS, "invalid_uri"),
+            Self::NoSubscriptions => (200, code::METHOD_NOT_FOUND, "no_subscriptions"),
+            Self::Subscriptions => (200, code::INTERNAL, "too_many_subscriptions"),
+            Self::NoLogging => (200, code::METHOD_NOT_FOUND, "no_logging"),
+            Self::Unasked(_) => (200, code::INTERNAL, "client_not_asked"),
             Self::Calls { .. } => (503, code::INTERNAL, "too_many_calls"),
             Self::State => (200, code::INVALID_PARAMS, "invalid_state"),
             Self::Answers => (200, code::INVALID_PARAMS, "invalid_answers"),

@@ -20,10 +20,12 @@ mod open;
 mod permit;
 mod post;
 mod reply;
+mod rounds;
 mod routes;
 mod session;
 mod settings;
 mod sse;
+mod subscribe;
 mod tools;
 
 pub use listen::serve;

@@ -7,6 +7,7 @@ use crate::held::{self, Came, Retrying};
 use crate::listen::Host;
 use crate::permit::Permit;
 use crate::reply::Reply;
+use crate::subscribe;
 use crate::tools::Mirrored;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -61,7 +62,7 @@ async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Aske
         return call(host, permit, asked, reply).await;
     }
     match host.shares.stream(admitted) {
-        Ok(_place) => call(host.clone(), permit, asked, reply).await,
+        Ok(_place) => subscribe::listen(host.clone(), permit, asked, reply).await,
         Err(error) => {
             let body =
                 wire::code::error_body(asked.message.id().as_deref(), wire::code::INTERNAL, &error.to_string(), None);
@@ -86,7 +87,7 @@ async fn prepared(
         if message.method() == DISCOVER {
             return Box::pin(discover(&hosted, &caller, &message)).await;
         }
-        if message.method() == LISTEN || known.is_some_and(|m| !m.legacy || !m.modern) {
+        if message.method() != LISTEN && known.is_some_and(|m| !m.legacy || !m.modern) {
             return Err(CallError::UnknownMethod(message.method().to_owned()));
         }
         if ask::may_ask(&message)

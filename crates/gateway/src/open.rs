@@ -132,7 +132,9 @@ async fn started(
     let hosted = host.supervisor.hosted(admitted.server())?;
     let starting = async {
         let era = hosted.era_for(Era::Legacy).await?;
-        hosted.lease(session.caller(), Some(session), era).await
+        let lease = hosted.lease(session.caller(), Some(session), era).await?;
+        lease.heard().await;
+        Ok::<_, supervisor::Absent>(lease)
     };
     reply.awake(&host.settings.limits, true, starting).await.transpose().map_err(CallError::from)
 }

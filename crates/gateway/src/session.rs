@@ -8,6 +8,7 @@ use crate::listen::Host;
 use crate::modern::fail;
 use crate::post::single;
 use crate::reply::{Accepts, Body, Reply, empty, json};
+use crate::subscribe;
 use crate::tools::Mirrored;
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -66,9 +67,16 @@ pub(crate) async fn request(
             Some(Some(wanted)) => {
                 session.set_level(wanted);
                 // A modern server hears the level with each request instead (B14).
-                if spoken_to(&host, admitted).await == Some(Era::Modern) {
-                    reply.finish(empty_result(&message)).await;
-                    return None;
+                match takes_levels(&host, admitted, &session).await {
+                    Some(true) => {
+                        reply.finish(empty_result(&message)).await;
+                        return None;
+                    }
+                    Some(false) => {
+                        fail(reply, &CallError::NoLogging, message.id().as_deref()).await;
+                        return None;
+                    }
+                    None => {}
                 }
                 level = Some(wanted);
             }
@@ -78,18 +86,14 @@ pub(crate) async fn request(
                 return None;
             }
         },
-        "resources/subscribe" => {
-            if let Some(uri) = message.text(Place::Params, "uri") {
-                session.subscribe(&uri);
-            }
+        method @ ("resources/subscribe" | "resources/unsubscribe") => {
+            let wanted = method == "resources/subscribe";
+            subscribe::change(host, admitted, session, message, wanted, reply);
+            return None;
         }
         // A modern server would take it for a request of its own era.
         modern if method::find(modern).is_some_and(|row| !row.legacy) => {
             fail(reply, &CallError::NotInSession(modern.to_owned()), message.id().as_deref()).await;
-            return None;
-        }
-        "resources/unsubscribe" if unsubscribed_here(&host, admitted, &session, &message).await => {
-            reply.finish(empty_result(&message)).await;
             return None;
         }
         _ => {}
@@ -126,21 +130,16 @@ fn spawn_call(
     });
 }
 
-/// The era that the server is spoken to in for clients with sessions. `None` where it cannot serve: the call says why.
-async fn spoken_to(host: &Host, admitted: &Admitted) -> Option<Era> {
-    host.supervisor.hosted(admitted.server()).ok()?.era_for(Era::Legacy).await.ok()
-}
-
-/// Another session of the same process wants the resource still: the server must not hear of this.
-async fn unsubscribed_here(host: &Host, admitted: &Admitted, session: &Arc<Session>, message: &Message) -> bool {
-    let Some(uri) = message.text(Place::Params, "uri") else { return false };
-    session.unsubscribe(&uri);
-    let Ok(hosted) = host.supervisor.hosted(admitted.server()) else { return false };
-    let Ok(era) = hosted.era_for(Era::Legacy).await else { return false };
-    let Ok(lease) = hosted.lease(session.caller(), Some(session), era).await else { return false };
-    let others = lease.others_subscribed(session, &uri);
+/// Whether a modern server logs. `None` where a legacy one is asked, or none can serve: the call says why.
+async fn takes_levels(host: &Host, admitted: &Admitted, session: &Arc<Session>) -> Option<bool> {
+    let hosted = host.supervisor.hosted(admitted.server()).ok()?;
+    if hosted.era_for(Era::Legacy).await.ok()? == Era::Legacy {
+        return None;
+    }
+    let lease = hosted.lease(session.caller(), Some(session), Era::Modern).await.ok()?;
+    let logs = lease.instance().greeting().is_some_and(|greeting| greeting.has("logging"));
     lease.release();
-    others
+    Some(logs)
 }
 
 /// A notification of the client.

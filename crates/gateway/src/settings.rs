@@ -44,6 +44,11 @@ pub struct Limits {
     /// How long a call of a tool may wait until the list of the server's tools is read, before it goes on without what the
     /// list would have told.
     pub tools_wait: Duration,
+    /// How long a client with a session may take to answer what a modern server asks in the middle of a call: a person
+    /// may have to be found.
+    pub ask_timeout: Duration,
+    /// How often a modern server may ask during one call. A person gives up sooner.
+    pub rounds: u32,
     /// A POST's event stream opens after this much silence at the latest, so that nothing in between gives up.
     pub stream_after: Duration,
     /// A comment on each open stream this often.
@@ -95,6 +100,8 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(300),
             tools_wait: Duration::from_secs(2),
+            ask_timeout: Duration::from_secs(600),
+            rounds: 8,
             stream_after: Duration::from_secs(3),
             keep_alive: Duration::from_secs(15),
             poll_after: None,

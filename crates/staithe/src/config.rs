@@ -313,6 +313,11 @@ const KEYS: &[Key] = &[
         field: |c| Field::Count(&mut c.hosting.pool),
     },
     Key {
+        name: "limits.subscriptions",
+        why: "Resources that the clients of one process may be subscribed to.",
+        field: |c| Field::Count(&mut c.hosting.subscriptions),
+    },
+    Key {
         name: "limits.sessions",
         why: "Open sessions in all; one costs a few KiB.",
         field: |c| Field::Count(&mut c.hosting.sessions),
@@ -396,6 +401,11 @@ const KEYS: &[Key] = &[
         name: "limits.call_timeout",
         why: "How long one call may take.",
         field: |c| Field::Time(&mut c.serving.call_timeout),
+    },
+    Key {
+        name: "limits.ask_timeout",
+        why: "How long a client may take to answer what a server asks during a call: a person may have to be found.",
+        field: |c| Field::Time(&mut c.serving.ask_timeout),
     },
     Key {
         name: "limits.stream_after",

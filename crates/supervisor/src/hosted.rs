@@ -215,8 +215,8 @@ impl Hosted {
     }
 
     /// Ties a session to a slot. One that has ended meanwhile must not be tied: nobody would untie it.
-    fn attach(&self, slot: &Slot, session: &Arc<Session>) -> Result<(), Absent> {
-        slot.context.attach(session);
+    fn attach(&self, slot: &Arc<Slot>, session: &Arc<Session>) -> Result<(), Absent> {
+        slot.attach(session);
         if session.ended().is_cancelled() {
             self.session_closed(session.id());
             return Err(Absent::SessionEnded);
@@ -466,7 +466,7 @@ impl Hosted {
     /// The session is over: its calls and its own process too.
     pub(crate) fn session_closed(&self, session: &str) {
         for slot in self.all_slots() {
-            slot.context.detach(session);
+            slot.detach(session);
             if let State::Ready(instance) = slot.state() {
                 instance.cancel_session(session, "the client ended its session");
             }
@@ -556,10 +556,9 @@ impl Lease {
         &self.instance
     }
 
-    /// Whether another session of the same process is subscribed to `uri` too, so that an unsubscribe must not reach
-    /// the server yet.
-    pub fn others_subscribed(&self, session: &Arc<Session>, uri: &str) -> bool {
-        self.slot.context.sessions().iter().any(|s| !Arc::ptr_eq(s, session) && s.subscribed_exactly(uri))
+    /// Where the process lives.
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
     }
 
     /// Whether everybody shares the process.

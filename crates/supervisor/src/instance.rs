@@ -22,6 +22,7 @@ use tokio::net::unix::pipe;
 use wire::era::Era;
 use wire::frame::Lines;
 use wire::greeting::Greeting;
+use wire::message::Message;
 use wire::{bridge, code};
 
 /// A call could not be handed to the server. It did not reach it.
@@ -101,6 +102,46 @@ pub(crate) struct Waiting {
     pub(crate) task: Option<String>,
     /// The server's ids of the questions that its client has not answered.
     pub(crate) asked: Vec<Bytes>,
+    stage: Stage,
+}
+
+/// What a registered call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its answer.
+    Sent,
+    /// Something of its client: the server has not heard of it.
+    Reserved,
+    /// The end of a subscription, which may never come.
+    Lasting,
+}
+
+/// A request of ours was not answered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// It was not sent.
+    #[error(transparent)]
+    Stalled(#[from] Stalled),
+    /// The process ended.
+    #[error("{0}")]
+    Gone(ExitReport),
+    /// What came is no answer.
+    #[error("{0}")]
+    Garbled(String),
+    /// Nothing came in time.
+    #[error("the server {server} did not answer within {} s; it was told to stop", after.as_secs())]
+    Slow { server: ServerName, after: Duration },
+}
+
+impl Unanswered {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Gone(report) if report.asked => Blame::Host,
+            Self::Stalled(stalled) => stalled.blame(),
+            Self::Gone(_) | Self::Garbled(_) | Self::Slow { .. } => Blame::Server,
+        }
+    }
 }
 
 impl Waiting {
@@ -110,8 +151,14 @@ impl Waiting {
         session: Option<Arc<Session>>,
         client_id: Bytes,
         subject: Subject,
+        stage: Stage,
     ) -> Self {
-        Self { mailbox, wish, session, client_id, subject, task: None, asked: Vec::new() }
+        Self { mailbox, wish, session, client_id, subject, task: None, asked: Vec::new(), stage }
+    }
+
+    /// A subscription: no call, and no reason to wait when the process is to stop.
+    pub(crate) fn lasts(&self) -> bool {
+        self.stage == Stage::Lasting
     }
 
     /// What we ask ourselves (handshakes, lists of tools) has no client, and so no client's id.
@@ -162,7 +209,7 @@ impl Instance {
 
     /// Registers a call before it is sent. `client_id` is the request id as the client spelled it.
     pub fn begin(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
-        self.begin_about(client_id, wish, session, Subject::default(), None)
+        self.register(client_id, wish, session, Subject::default(), None, Stage::Sent)
     }
 
     /// The same for a call during which the server may ask something.
@@ -171,8 +218,66 @@ impl Instance {
         client_id: Bytes,
         wish: Wish,
         session: Option<Arc<Session>>,
+        subject: Subject,
+        turn: Option<Turn>,
+    ) -> Pending {
+        self.register(client_id, wish, session, subject, turn, Stage::Sent)
+    }
+
+    /// Registers a call that needs something of its client before it is sent, by [`Pending::send_reserved`]. It can be
+    /// cancelled, keeps the process, and hears of its end.
+    pub fn reserve(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
+        self.register(client_id, wish, session, Subject::default(), None, Stage::Reserved)
+    }
+
+    /// Registers a subscription. It keeps the process from idling, and holds up no stop.
+    pub fn begin_lasting(self: &Arc<Self>) -> Pending {
+        self.register(Bytes::new(), Wish::Nothing, None, Subject::default(), None, Stage::Lasting)
+    }
+
+    /// One request of ours: `write` gets the line and the request's id.
+    pub(crate) async fn request(
+        self: &Arc<Self>,
+        write: impl FnOnce(&mut Vec<u8>, u64),
+        patience: Duration,
+    ) -> Result<Message, Unanswered> {
+        let pending = self.begin(Bytes::new(), Wish::Nothing, None);
+        let mut line = Vec::new();
+        write(&mut line, pending.id());
+        if let Err(stalled) = pending.send(line) {
+            pending.finish();
+            return Err(stalled.into());
+        }
+        let answer = async {
+            loop {
+                match pending.next().await {
+                    Item::Answer(message) => return Ok(message),
+                    Item::Gone(report) => return Err(Unanswered::Gone(report)),
+                    Item::Garbled(what) => return Err(Unanswered::Garbled(what)),
+                    Item::Note(_) | Item::Ask(_) | Item::Question(_) | Item::Withdrawn(_) | Item::Cancelled => {}
+                }
+            }
+        };
+        match tokio::time::timeout(patience, answer).await {
+            Ok(outcome) => {
+                pending.finish();
+                outcome
+            }
+            Err(_elapsed) => {
+                pending.abandon("it took too long");
+                Err(Unanswered::Slow { server: self.context.server.clone(), after: patience })
+            }
+        }
+    }
+
+    fn register(
+        self: &Arc<Self>,
+        client_id: Bytes,
+        wish: Wish,
+        session: Option<Arc<Session>>,
         mut subject: Subject,
         turn: Option<Turn>,
+        stage: Stage,
     ) -> Pending {
         subject.has_turn = turn.is_some();
         let id = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +286,7 @@ impl Instance {
         match &calls.ended {
             Some(report) => mailbox.push(Item::Gone(report.clone())),
             None => {
-                let waiting = Waiting::new(mailbox.clone(), wish, session, client_id, subject);
+                let waiting = Waiting::new(mailbox.clone(), wish, session, client_id, subject, stage);
                 calls.waiting.insert(id, waiting);
             }
         }
@@ -217,13 +322,16 @@ impl Instance {
     fn take_back_all(&self, which: impl Fn(&Waiting) -> bool, reason: &str) {
         let mut calls = self.calls();
         let found: Vec<u64> = calls.waiting.iter().filter(|(_, waiting)| which(waiting)).map(|(id, _)| *id).collect();
-        for id in &found {
-            if let Some(waiting) = calls.waiting.remove(id) {
+        let mut heard_of = Vec::new();
+        for id in found {
+            if let Some(waiting) = calls.waiting.remove(&id) {
                 waiting.mailbox.push(Item::Cancelled);
+                // Only what was sent can be cancelled (E139).
+                heard_of.extend((waiting.stage != Stage::Reserved).then_some(id));
             }
         }
         drop(calls);
-        for id in found {
+        for id in heard_of {
             self.take_back(id, reason);
         }
     }
@@ -260,6 +368,11 @@ impl Instance {
     /// A session set its own level through a request: the next `ensure_level` must not trust the old one.
     pub async fn note_level(&self, level: Level) {
         *self.level.lock().await = Some(level);
+    }
+
+    /// Whether calls or subscriptions need the process.
+    pub(crate) fn busy(&self) -> bool {
+        self.calls().waiting.values().any(|waiting| waiting.of_a_client() || waiting.lasts())
     }
 
     /// How many calls of clients wait.
@@ -346,6 +459,15 @@ impl Pending {
         self.instance.write(line, self.crowded)
     }
 
+    /// Sends the line of a reserved call. Does nothing to one that was cancelled meanwhile: its mailbox says so.
+    pub fn send_reserved(&self, line: Vec<u8>) -> Result<(), Stalled> {
+        let mut calls = self.instance.calls();
+        let Some(waiting) = calls.waiting.get_mut(&self.id) else { return Ok(()) };
+        waiting.stage = Stage::Sent;
+        drop(calls);
+        self.send(line)
+    }
+
     /// What happens next. Cancel-safe.
     pub async fn next(&self) -> Item {
         self.mailbox.next().await
@@ -381,9 +503,9 @@ impl Pending {
 
     /// The caller is gone or its time is up: the server is told to stop (E136), and a late answer is dropped (E143).
     pub fn abandon(self, reason: &str) {
-        let waited = self.instance.calls().waiting.remove(&self.id).is_some();
+        let waited = self.instance.calls().waiting.remove(&self.id);
         self.mailbox.close();
-        if waited {
+        if waited.is_some_and(|waiting| waiting.stage != Stage::Reserved) {
             self.instance.take_back(self.id, reason);
         }
         self.pass_turn();

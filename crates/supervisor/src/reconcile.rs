@@ -144,6 +144,9 @@ impl Supervisor {
         let hosted = Arc::new(Hosted::new(spec, self.inner.shared.clone(), log.clone(), counters.clone()));
         self.write_servers(|servers| servers.insert(name, Entry { hosted: hosted.clone(), log, counters }));
         if let Some(entry) = current {
+            if enabled {
+                hosted.inherit(&entry.hosted, self.inner.sessions.of_server(&hosted.spec().name));
+            }
             retire(entry.hosted);
         }
         if enabled {

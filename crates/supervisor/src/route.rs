@@ -6,6 +6,7 @@ use crate::instance::{Calls, Instance, Waiting, refuse};
 use crate::level::Level;
 use crate::mailbox::Item;
 use crate::session::Session;
+use crate::subscriptions;
 use bytes::Bytes;
 use model::report::LogSource;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use wire::bridge;
 use wire::era::Era;
 use wire::message::{self, BadMessage, Message, Parsed, Shape};
 use wire::scan::{Limits, Place, Side};
+use wire::subscription::List;
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
@@ -102,8 +104,13 @@ fn notification(instance: &Arc<Instance>, message: Message) {
         "notifications/cancelled" if instance.era == Era::Legacy => asks::taken_back(instance, &message),
         // The tasks of a process that everybody shares are nobody's (E213).
         "notifications/tasks/status" if instance.context.shared || instance.is_absorbed_task(&message) => {}
+        "notifications/cancelled" => ended_listen(instance, &message),
         _ if message.member(Place::Meta, SUBSCRIPTION).is_some() => to_subscription(instance, message),
-        "notifications/resources/updated" => updated(instance, &message),
+        "notifications/resources/updated" => {
+            if let Some(uri) = message.text(Place::Params, "uri") {
+                subscriptions::updated(instance, &message, &uri);
+            }
+        }
         _ => broadcast(instance, &message),
     }
 }
@@ -125,15 +132,24 @@ fn to_subscription(instance: &Instance, message: Message) {
     }
 }
 
+/// A modern server cancels nothing but a listen (E145).
+fn ended_listen(instance: &Instance, message: &Message) {
+    let id = message.member(Place::Params, "requestId").and_then(|m| number(message.raw(m.value)));
+    let mut calls = instance.calls();
+    if let Some(id) = id.filter(|id| calls.waiting.get(id).is_some_and(Waiting::lasts))
+        && let Some(waiting) = calls.waiting.remove(&id)
+    {
+        waiting.mailbox.push(Item::Cancelled);
+    }
+}
+
 /// A log message names no call. It goes to a call only if that is the one call in flight and it wants it; else to the
 /// sessions of this isolation key that want it; else to the operator's log (B14, E193).
 fn log_message(instance: &Instance, message: Message) {
     let level = message.text(Place::Params, "level").and_then(|name| Level::parse(&name));
     if !instance.context.shared {
         let calls = instance.calls();
-        if let Some(waiting) = only(&calls)
-            && waiting.wish.wants(level)
-        {
+        if let Some(waiting) = only(&calls, level) {
             waiting.mailbox.push(Item::Note(message));
             return;
         }
@@ -151,25 +167,18 @@ fn log_message(instance: &Instance, message: Message) {
     instance.context.log.add(instance.id, LogSource::Message, &params.unwrap_or_default());
 }
 
-fn only(calls: &Calls) -> Option<&Waiting> {
-    let mut of_clients = calls.waiting.values().filter(|waiting| waiting.of_a_client());
-    let first = of_clients.next()?;
-    of_clients.next().is_none().then_some(first)
+/// The one call that wants messages of this level.
+fn only(calls: &Calls, level: Option<Level>) -> Option<&Waiting> {
+    let mut wanting = calls.waiting.values().filter(|waiting| waiting.of_a_client() && waiting.wish.wants(level));
+    let first = wanting.next()?;
+    wanting.next().is_none().then_some(first)
 }
 
-/// To each session that subscribed to the resource or to a parent of it (E163).
-fn updated(instance: &Instance, message: &Message) {
-    let Some(uri) = message.text(Place::Params, "uri") else { return };
-    let body = bridge::notification(message, None, None);
-    for session in instance.context.sessions() {
-        if session.subscribed(&uri) {
-            deliver(instance, &session, message, &body);
-        }
+/// To each session of this isolation key, on one of its streams (E75, E161), and to each listen that asked for it.
+fn broadcast(instance: &Arc<Instance>, message: &Message) {
+    if let Some(list) = List::of_notification(message.method()) {
+        subscriptions::list_changed(instance, message, list);
     }
-}
-
-/// To each session of this isolation key, on one of its streams (E75, E161).
-fn broadcast(instance: &Instance, message: &Message) {
     let body = bridge::notification(message, None, None);
     for session in instance.context.sessions() {
         deliver(instance, &session, message, &body);
@@ -177,7 +186,7 @@ fn broadcast(instance: &Instance, message: &Message) {
 }
 
 /// The session's GET stream, else a call of the session that is in flight, else its queue for the next GET stream.
-fn deliver(instance: &Instance, session: &Arc<Session>, message: &Message, body: &[u8]) {
+pub(crate) fn deliver(instance: &Instance, session: &Arc<Session>, message: &Message, body: &[u8]) {
     if session.try_stream(body.to_vec()) {
         return;
     }

@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::bridge;
 use wire::code;
 use wire::era::Revision;
 use wire::message::{Message, Shape};
 use wire::scan::{self, Side};
+use wire::subscription::MOST_URIS;
 
 /// Messages that wait for the session's next GET stream; the oldest go first.
 const KEPT: usize = 32;
@@ -113,21 +115,50 @@ struct Kept {
     ask: Option<(u64, Instant)>,
 }
 
-/// A request of a server that the client has not answered.
+/// A request that the client has not answered.
 #[derive(Debug)]
-struct Ask {
-    instance: Weak<Instance>,
-    instance_id: u64,
-    server_id: Vec<u8>,
+enum Ask {
+    /// Of a legacy server.
+    Server { instance: Weak<Instance>, instance_id: u64, server_id: Vec<u8> },
+    /// Of a call that a modern server will finish with the answer.
+    Call(Asker),
+}
+
+/// Where the answer to one request of a call goes.
+#[derive(Debug)]
+pub struct Asker {
+    /// Which of the call's requests.
+    pub place: usize,
+    /// Takes the answer; has room for it.
+    pub answers: mpsc::Sender<(usize, Message)>,
 }
 
 impl Ask {
-    /// Tells the server that nobody will answer.
+    /// Whether somebody waits for the answer still.
+    fn awaited(&self) -> bool {
+        match self {
+            Self::Server { instance, .. } => instance.strong_count() > 0,
+            Self::Call(asker) => !asker.answers.is_closed(),
+        }
+    }
+
+    /// Tells who asked that nobody will answer.
     fn refuse(self, why: &str) {
-        if let Some(instance) = self.instance.upgrade() {
-            let mut line = Vec::new();
-            bridge::reply_line(&mut line, &self.server_id, Err((code::INTERNAL, why)));
-            let _ = instance.send(line);
+        match self {
+            Self::Server { instance, server_id, .. } => {
+                if let Some(instance) = instance.upgrade() {
+                    let mut line = Vec::new();
+                    bridge::reply_line(&mut line, &server_id, Err((code::INTERNAL, why)));
+                    let _ = instance.send(line);
+                }
+            }
+            Self::Call(asker) => {
+                let body = Bytes::from(code::error_body(Some(b"0"), code::INTERNAL, why, None));
+                let limits = scan::Limits { bytes: body.len(), depth: 8 };
+                if let Ok(refusal) = Message::parse(body, Side::Client, &limits) {
+                    let _ = asker.answers.try_send((asker.place, refusal));
+                }
+            }
         }
     }
 }
@@ -267,12 +298,17 @@ impl Session {
         self.state().level = Some(level);
     }
 
-    /// Its client subscribed to `uri`.
+    /// Its client subscribed to `uri`: processes of later generations will be too, up to a limit.
     pub fn subscribe(&self, uri: &str) {
         let mut state = self.state();
-        if state.subscriptions.len() < 1024 {
+        if state.subscriptions.len() < MOST_URIS {
             state.subscriptions.insert(uri.to_owned());
         }
+    }
+
+    /// What its client is subscribed to.
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        self.state().subscriptions.iter().cloned().collect()
     }
 
     /// Its client no longer wants `uri`.
@@ -280,45 +316,59 @@ impl Session {
         self.state().subscriptions.remove(uri);
     }
 
-    /// Whether an update of `uri` concerns it: subscribed to it, or to a parent of it.
-    pub(crate) fn subscribed(&self, uri: &str) -> bool {
-        self.state().subscriptions.iter().any(|wanted| uri.starts_with(wanted.as_str()))
-    }
-
-    pub(crate) fn subscribed_exactly(&self, uri: &str) -> bool {
-        self.state().subscriptions.contains(uri)
-    }
-
     /// The client answered request `id` of a server: passes it on. Unknown ids are dropped (E79).
     pub fn answer(&self, message: &Message) {
         let id = message.id().and_then(|raw| crate::route::number(&raw));
-        let Some(ask) = id.and_then(|id| self.state().asks.remove(&id)) else { return };
-        if let Some(instance) = ask.instance.upgrade() {
-            let mut line = Vec::new();
-            bridge::answer_line(&mut line, message, &ask.server_id);
-            let _ = instance.send(line);
+        let ask = id.and_then(|id| self.state().asks.remove(&id));
+        match ask {
+            Some(Ask::Server { instance, server_id, .. }) => {
+                if let Some(instance) = instance.upgrade() {
+                    let mut line = Vec::new();
+                    bridge::answer_line(&mut line, message, &server_id);
+                    let _ = instance.send(line);
+                }
+            }
+            // A call that no longer waits needs no answer.
+            Some(Ask::Call(asker)) => drop(asker.answers.try_send((asker.place, message.clone()))),
+            None => {}
         }
+    }
+
+    /// A number for a request of a call to the client. The answer goes to `asker`, once; its sender is dropped when none
+    /// can come any more. `None` when too many requests are open, or the session has ended.
+    pub fn ask(&self, asker: Asker) -> Option<u64> {
+        self.number(Ask::Call(asker))
+    }
+
+    /// Nobody waits for the answer to request `id` any more. False if it was answered.
+    pub fn take_back(&self, id: u64) -> bool {
+        self.state().asks.remove(&id).is_some()
     }
 
     /// A number for a server's request, remembered until it is answered. `None` when too many are open.
     pub(crate) fn expect_answer(&self, instance: &Arc<Instance>, server_id: &[u8]) -> Option<u64> {
+        let instance_id = instance.id;
+        self.number(Ask::Server { instance: Arc::downgrade(instance), instance_id, server_id: server_id.to_vec() })
+    }
+
+    fn number(&self, ask: Ask) -> Option<u64> {
         let mut state = self.state();
         if state.asks.len() >= ASKS {
             // What a process asked that has ended meanwhile, nobody waits for.
-            state.asks.retain(|_, ask| ask.instance.strong_count() > 0);
+            state.asks.retain(|_, ask| ask.awaited());
         }
-        if state.asks.len() >= ASKS {
+        if state.asks.len() >= ASKS || self.ended.is_cancelled() {
             return None;
         }
         let id = self.next_ask.fetch_add(1, Ordering::Relaxed);
-        let ask = Ask { instance: Arc::downgrade(instance), instance_id: instance.id, server_id: server_id.to_vec() };
         state.asks.insert(id, ask);
         Some(id)
     }
 
     pub(crate) fn forget_ask(&self, instance_id: u64, server_id: &[u8]) -> Option<u64> {
         let mut state = self.state();
-        let found = state.asks.iter().find(|(_, a)| a.instance_id == instance_id && a.server_id == server_id);
+        let is_it = |ask: &Ask| matches!(ask, Ask::Server { instance_id: i, server_id: s, .. } if *i == instance_id && s == server_id);
+        let found = state.asks.iter().find(|(_, ask)| is_it(ask));
         let id = *found?.0;
         state.asks.remove(&id);
         Some(id)
@@ -411,7 +461,10 @@ impl Session {
         }
         let asks: Vec<Ask> = self.state().asks.drain().map(|(_, ask)| ask).collect();
         for ask in asks {
-            ask.refuse("the client ended its session");
+            // A call hears it by its closed channel.
+            if matches!(ask, Ask::Server { .. }) {
+                ask.refuse("the client ended its session");
+            }
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Limits {
     pub instances: u32,
     /// Processes of one `exclusive` pool.
     pub pool: u32,
+    /// Resources that the clients of one process may be subscribed to: each update is compared with all of them.
+    pub subscriptions: u32,
     /// Legacy sessions in all.
     pub sessions: u32,
     /// Legacy sessions of one principal.
@@ -87,6 +89,7 @@ impl Default for Limits {
             instances_per_principal: 32,
             instances: 256,
             pool: 8,
+            subscriptions: 4096,
             sessions: 20_000,
             sessions_per_principal: 10_000,
             session_idle: Duration::from_secs(30 * 60),

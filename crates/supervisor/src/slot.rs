@@ -13,6 +13,7 @@ use crate::running::Running;
 use crate::session::Session;
 use crate::settings::Limits;
 use bytes::Bytes;
+use crate::subscriptions::Subscriptions;
 use model::ServerName;
 use model::report::LogSource;
 use std::collections::HashMap;
@@ -40,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) one_addressee: bool,
     /// Which of the server's tools ask.
     pub(crate) learned: Arc<Learned>,
+    /// What its clients want to hear about.
+    pub(crate) subscriptions: Subscriptions,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -63,6 +66,7 @@ impl Context {
             profile: Bytes::from_static(b"{}"),
             one_addressee: true,
             learned: hosted.learned().clone(),
+            subscriptions: Subscriptions::default(),
             sessions: Mutex::default(),
         }
     }
@@ -78,15 +82,19 @@ impl Context {
         self.attached().values().cloned().collect()
     }
 
-    pub(crate) fn attach(&self, session: &Arc<Session>) {
+    /// Whether it is new here.
+    pub(crate) fn attach(&self, session: &Arc<Session>) -> bool {
         let mut attached = self.attached();
-        if !attached.contains_key(session.id()) {
+        let new = !attached.contains_key(session.id());
+        if new {
             attached.insert(session.id().to_owned(), session.clone());
         }
+        new
     }
 
-    pub(crate) fn detach(&self, session: &str) {
-        self.attached().remove(session);
+    /// The session, if it was here.
+    pub(crate) fn detach(&self, session: &str) -> Option<Arc<Session>> {
+        self.attached().remove(session)
     }
 
     pub(crate) fn session_count(&self) -> usize {
@@ -251,11 +259,12 @@ impl Slot {
     /// Without calls and sessions since at least `ttl`.
     pub(crate) fn idle_for(&self, ttl: Duration) -> bool {
         let busy = match &*self.state.borrow() {
-            State::Ready(instance) => instance.in_flight() > 0,
+            State::Ready(instance) => instance.busy(),
             State::Starting => true,
             State::Waiting { .. } | State::Failing { .. } | State::Stopped => false,
         };
         let idle_ms = stdx::clock::unix_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed));
+        let busy = busy || self.context.subscriptions.pinned();
         !busy && self.context.session_count() == 0 && u128::try_from(idle_ms).is_ok_and(|ms| ms >= ttl.as_millis())
     }
 
@@ -313,6 +322,8 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
     // In this order: who is told that the slot has ended must not find it again.
     hosted.forget(&slot.key);
     slot.set(State::Stopped);
+    let (server, status) = (slot.context.server.clone(), "the server is stopped".to_owned());
+    slot.context.subscriptions.end(&ExitReport { server, status, last_stderr: None, asked: true, reached: true });
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.
@@ -343,6 +354,7 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     let since = monotonic();
     hosted.greeted(&running.instance).await;
     slot.serve(&running.instance);
+    slot.renew(&running.instance);
     // A modern server serves clients of both eras, and needs it for either.
     if slot.key.era == Era::Modern {
         running.instance.want_tools();

@@ -217,15 +217,15 @@ pub struct Delivery {
 
 /// A server's response to the request with `method`, as the client shall see it: its id as it spelled it; ModernToLegacy adds
 /// resultType, ttlMs and cacheScope on the six cacheable results, `_meta` serverInfo, removes `execution` from listed tools,
-/// maps codes (B27, B28, B30; E106); LegacyToModern removes resultType, ttlMs, cacheScope, maps B29, turns `input_required`
-/// into an error that says what the client lacks. A CR or LF inside is blanked (SSE data).
+/// maps codes (B27, B28, B30; E106); LegacyToModern removes resultType, ttlMs, cacheScope, maps B29 (`input_required` is
+/// [`crate::rounds`]' business). A CR or LF inside is blanked (SSE data).
 pub fn response(message: &Message, leg: Leg, client_id: &[u8], method: &str, server_info: Option<&[u8]>) -> Delivery {
     let mut splice = Splice::new();
     set_id(&mut splice, message, client_id);
     let verdict = match (message.shape(), leg) {
         (Shape::Failure, leg) => Ok(map_error(&mut splice, message, leg)),
         (_, Leg::ModernToLegacy) => complete(&mut splice, message, method, server_info).map(|()| 200),
-        (_, Leg::LegacyToModern) => uncomplete(&mut splice, message, method).map(|()| 200),
+        (_, Leg::LegacyToModern) => uncomplete(&mut splice, message).map(|()| 200),
         (_, Leg::LegacyToLegacy | Leg::ModernToModern) => Ok(200),
     };
     match verdict {
@@ -350,13 +350,12 @@ fn remove_execution(splice: &mut Splice, message: &Message) {
 }
 
 /// Makes a modern result a legacy one. (B23, B24)
-fn uncomplete(splice: &mut Splice, message: &Message, method: &str) -> Result<(), Refused> {
+fn uncomplete(splice: &mut Splice, message: &Message) -> Result<(), Refused> {
     let Some(result) = message.object(Place::Result) else { return Ok(()) };
     if let Some(kind) = message.noted(Place::Result, "resultType") {
         let kind = if kind.kind == Kind::String { scan::text(message.bytes(), kind.value) } else { "".into() };
         match kind.as_ref() {
             "complete" => {}
-            "input_required" => return Err(asks_back(message, method)),
             _ => {
                 return Err(Refused::new(
                     "The server's result is of a type that this client's protocol does not have.",
@@ -370,33 +369,6 @@ fn uncomplete(splice: &mut Splice, message: &Message, method: &str) -> Result<()
         }
     }
     Ok(())
-}
-
-/// Names what the server wants to know before it goes on.
-fn asks_back(message: &Message, method: &str) -> Refused {
-    let mut wants: Vec<String> = Vec::new();
-    if let Some(requests) = message.noted(Place::Result, "inputRequests") {
-        for (_, request, _) in scan::members(message.bytes(), requests.value) {
-            let asked = scan::member(message.bytes(), request, "method").filter(|(_, kind)| *kind == Kind::String);
-            wants.extend(asked.map(|(name, _)| scan::text(message.bytes(), name).into_owned()));
-        }
-    }
-    wants.sort_unstable();
-    wants.dedup();
-    wants.truncate(3);
-    let what = if wants.is_empty() { "another round".to_owned() } else { wants.join(", ") };
-    let mut data = b"{\"source\":\"staithe\",\"needs\":[".to_vec();
-    for (index, want) in wants.iter().enumerate() {
-        data.extend_from_slice(if index > 0 { b"," } else { b"" });
-        scan::write_text(&mut data, want);
-    }
-    data.extend_from_slice(b"]}");
-    Refused {
-        why: format!(
-            "The server needs {what} from the client before it can finish {method}, and this client cannot be asked."
-        ),
-        data: String::from_utf8(data).unwrap_or_default(),
-    }
 }
 
 /// A server's notification for the client: progress token restored to `token`,
@@ -636,18 +608,12 @@ mod tests {
     }
 
     #[test]
-    fn input_required_is_an_error_for_a_legacy_client() {
-        let text = r#"{"jsonrpc":"2.0","id":77,"result":{"resultType":"input_required","requestState":"s","inputRequests":{"a":{"method":"sampling/createMessage"},"b":{"method":"elicitation/create"},"c":{"method":"elicitation/create"},"d":3}}}"#;
-        let (body, status) = delivered(text, Leg::LegacyToModern, "tools/call");
-        assert_eq!((&body["error"]["code"], &body["id"], status), (&json!(-32603), &json!("id"), 200));
-        assert!(body["error"]["message"].as_str().unwrap().contains("elicitation/create, sampling/createMessage"));
-        assert_eq!(
-            body["error"]["data"],
-            json!({"source":"staithe","needs":["elicitation/create","sampling/createMessage"]})
-        );
-        let (body, _) =
-            delivered(r#"{"jsonrpc":"2.0","id":77,"result":{"resultType":"task"}}"#, Leg::LegacyToModern, "tools/call");
-        assert_eq!(body["error"]["code"], -32603, "E11");
+    fn e11_a_result_of_a_foreign_type_is_an_error_for_a_legacy_client() {
+        for kind in ["task", "input_required"] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":77,"result":{{"resultType":"{kind}"}}}}"#);
+            let (body, status) = delivered(&text, Leg::LegacyToModern, "tools/call");
+            assert_eq!((&body["error"]["code"], &body["id"], status), (&json!(-32603), &json!("id"), 200));
+        }
     }
 
     fn error(code: i64) -> String {

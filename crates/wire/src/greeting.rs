@@ -77,6 +77,14 @@ impl Greeting {
         found.is_some_and(|(_, kind)| !matches!(kind, Kind::Null | Kind::False))
     }
 
+    /// Whether a capability says that it has this part: `tools.listChanged`, `resources.subscribe`.
+    pub fn declares(&self, capability: &str, part: &str) -> bool {
+        let capability = find(&self.result, self.capabilities, capability, Kind::Object);
+        capability
+            .and_then(|inside| scan::member(&self.result, inside, part))
+            .is_some_and(|(_, kind)| kind == Kind::True)
+    }
+
     /// The answer to a legacy client's `initialize`, from either era's greeting: `protocolVersion` replaced by `revision`, rest
     /// verbatim. From a modern one (B1): without the modern members and without capabilities that are not bridged;
     /// `serverInfo`, which a legacy client must find, is made up where the server gave none. `tasks` removed from capabilities
@@ -95,7 +103,6 @@ impl Greeting {
                 let unnamed = br#"{"name":"mcp-server","version":"0"}"#;
                 splice.add_member(bytes, all, "protocolVersion", &version);
                 splice.add_member(bytes, all, "serverInfo", self.server_info().unwrap_or(unnamed));
-                self.hide_subscriptions(&mut splice);
                 self.hide_tasks_extension(&mut splice);
             }
         }
@@ -106,7 +113,7 @@ impl Greeting {
     }
 
     /// The answer to a modern client's `server/discover` in front of a legacy server (B1): supportedVersions, capabilities minus
-    /// tasks (and minus what is not bridged yet: `resources.subscribe` and every `listChanged`), instructions, serverInfo in
+    /// tasks, instructions, serverInfo in
     /// `_meta`, resultType, ttlMs 0, cacheScope private. From a modern greeting: as the server gave it.
     pub fn discover_response(&self, id: &[u8]) -> Vec<u8> {
         let (bytes, all) = (&self.result, Span::all(&self.result));
@@ -127,7 +134,6 @@ impl Greeting {
         self.move_server_info(&mut splice);
         delete(&mut splice, bytes, self.capabilities, "tasks");
         self.hide_tasks_extension(&mut splice);
-        self.hide_subscriptions(&mut splice);
         self.answer(splice, id)
     }
 
@@ -142,16 +148,6 @@ impl Greeting {
             }
             Some((no_object, _)) => splice.replace(no_object, object_of(&[(SERVER_INFO, info.to_vec())])),
             None => splice.add_member(bytes, all, "_meta", &object_of(&[(SERVER_INFO, info.to_vec())])),
-        }
-    }
-
-    /// Change notifications do not cross the eras yet, so they are not promised. (E190)
-    fn hide_subscriptions(&self, splice: &mut Splice) {
-        for feature in ["tools", "prompts", "resources"] {
-            if let Some((feature, _)) = scan::member(&self.result, self.capabilities, feature) {
-                delete(splice, &self.result, feature, "listChanged");
-                delete(splice, &self.result, feature, "subscribe");
-            }
         }
     }
 
@@ -302,7 +298,7 @@ mod tests {
             answer["result"],
             json!({
                 "protocolVersion":"2025-11-25","serverInfo":{"name":"m","version":"2"},
-                "capabilities":{"tools":{},"extensions":{"v/y":{}}},"instructions":"do","future":1,
+                "capabilities":{"tools":{"listChanged":true},"extensions":{"v/y":{}}},"instructions":"do","future":1,
                 "_meta":{"io.modelcontextprotocol/serverInfo":{"name":"m","version":"2"}}
             })
         );
@@ -318,7 +314,7 @@ mod tests {
             answer,
             json!({"jsonrpc":"2.0","id":7,"result":{
                 "resultType":"complete","supportedVersions":["2026-07-28"],"ttlMs":0,"cacheScope":"private",
-                "capabilities":{"tools":{},"resources":{"x":1},"logging":{},"prompts":null,"extensions":{"v/y":{}}},
+                "capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true,"x":1},"logging":{},"prompts":null,"extensions":{"v/y":{}}},
                 "instructions":"do","future":1,
                 "_meta":{"k":1,"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}
             }})

@@ -20,10 +20,12 @@ pub mod method;
 pub mod mirror;
 pub mod param;
 pub mod request_state;
+pub mod rounds;
 pub mod scan;
 pub mod shape;
 pub mod splice;
 pub mod sse;
+pub mod subscription;
 mod walk;
 
 pub mod negotiated;

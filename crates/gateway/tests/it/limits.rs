@@ -496,5 +496,7 @@ async fn a_stop_waits_for_calls_alone() {
     host.stop().await;
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(4), "the stop took {took:?}");
+    let end = stream.next_message().await.unwrap().unwrap();
+    assert_eq!(end["result"]["resultType"], "complete", "E158: {end}");
     assert_eq!(stream.next().await.unwrap(), None, "the subscription ends, without an error");
 }
