@@ -273,7 +273,14 @@ mod tests {
         let mut calls = Calls::default();
         for (id, subject) in (1..).zip(subjects) {
             let mailbox = Arc::new(Mailbox::new(1024));
-            let waiting = Waiting::new(mailbox, Wish::Nothing, None, Bytes::from_static(b"1"), subject);
+            let waiting = Waiting::new(
+                mailbox,
+                Wish::Nothing,
+                None,
+                Bytes::from_static(b"1"),
+                subject,
+                crate::instance::Stage::Sent,
+            );
             calls.waiting.insert(id, waiting);
         }
         calls
