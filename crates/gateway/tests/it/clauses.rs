@@ -415,7 +415,8 @@ async fn e195_e240_e241_e279_secrets_stay_where_they_are() {
     let mut every = recorded("every", "--legacy", record, "0");
     let mut odd = server("odd", "odd", &["--exit-on-call", "3"]);
     for spec in [&mut every, &mut odd] {
-        spec.env.insert("SECRET".to_owned(), SECRET.to_owned());
+        let model::Target::Program(program) = &mut spec.target else { unreachable!("it was made from a command") };
+        program.env.insert("SECRET".to_owned(), SECRET.to_owned());
     }
     let host = Host::with(vec![every, odd], Setup { auth: Auth::Required, ..Setup::default() }).await;
     let minted = host.authority.mint("ann".parse().unwrap(), None, None).await.ok().unwrap();
