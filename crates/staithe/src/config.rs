@@ -650,6 +650,14 @@ mod tests {
     }
 
     #[test]
+    fn e20_e21_by_default_only_loopback_listens_and_everybody_needs_a_token() {
+        let config = parse("").ok().unwrap();
+        assert!(config.public.ip().is_loopback() && config.operator.ip().is_loopback() && !config.open);
+        let open = mistakes("auth.open = true\nlisten.public = '0.0.0.0:8420'");
+        assert!(open.iter().any(|text| text.contains("auth.open")), "open and reachable from elsewhere: {open:#?}");
+    }
+
+    #[test]
     fn contradictions_are_found() {
         let found =
             mistakes("auth.open = true\nlisten = {public = '0.0.0.0:5', operator = '0.0.0.0:5'}\nlimits.depth = 65");

@@ -466,6 +466,7 @@ mod tests {
         }
     }
 
+    /// Shows E13, E14.
     #[test]
     fn b38_era_members_are_removed_for_a_legacy_server() {
         let only = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;

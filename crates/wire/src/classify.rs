@@ -590,6 +590,7 @@ mod tests {
         assert_eq!(refused(&bad, &NONE), (400, code::INVALID_PARAMS));
     }
 
+    /// Shows E33, E65.
     #[test]
     fn rung_2_responses_are_legacy() {
         let answers = [
@@ -629,6 +630,7 @@ mod tests {
         assert_eq!(refused(&claimed, &header), (400, code::INVALID_PARAMS));
     }
 
+    /// Shows E70, E71, E120.
     #[test]
     fn rung_6_sessions() {
         let body = json!({"jsonrpc":"2.0","id":1,"method":"tools/list"});
@@ -649,6 +651,7 @@ mod tests {
         );
     }
 
+    /// Shows E119.
     #[test]
     fn rung_7_no_session_and_no_metadata() {
         for body in [

@@ -76,6 +76,7 @@ fn a_good_tree_has_no_violation() {
     assert_eq!(Fake::with(&[]).violations(), Vec::<String>::new());
 }
 
+/// Traffic cannot reach what changes a launch command: `gateway` never imports `control` (E278).
 #[test]
 fn the_import_table_is_held() {
     breaks(GATEWAY, &gateway("control.workspace = true"), 4, "`gateway` may not import `control`");

@@ -6,6 +6,7 @@ use testkit::{Client, MODERN};
 const ODD_JSON: &str =
     r#"{"n":1234567890123456789012345,"price":1.10,"e":1E5,"unknown":{"z":[],"a":"\u00e9 \/ é"},"spaced" : [ 1 , 2 ]}"#;
 
+/// Shows E3, E12.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_fields_and_number_spellings_survive_in_both_eras() {
     let host = Host::open(vec![server("every", "everything", &[])]).await;

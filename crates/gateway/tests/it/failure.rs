@@ -34,6 +34,7 @@ async fn cancellations(session: &Session<'_>) -> (u64, u64) {
     (seen["arrived"].as_u64().unwrap(), seen["stopped"].as_u64().unwrap())
 }
 
+/// Shows E108, E225.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_fails_its_pending_calls_at_once() {
     let host = Host::open(vec![odd(&["--exit-on-call", "7"])]).await;
@@ -68,6 +69,7 @@ async fn a_server_that_dies_fails_its_pending_calls_at_once() {
     host.stop().await;
 }
 
+/// Shows E95, E225.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_outlives_its_process_and_the_handshake_is_replayed() {
     let host = Host::open(vec![
@@ -96,6 +98,7 @@ async fn a_session_outlives_its_process_and_the_handshake_is_replayed() {
     host.stop().await;
 }
 
+/// Shows E225.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_loop_is_named_and_ends() {
     let host = Host::open(vec![odd(&["--exit-on-call", "3"])]).await;
@@ -126,6 +129,7 @@ async fn a_crash_loop_is_named_and_ends() {
     host.stop().await;
 }
 
+/// Shows E115.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_cannot_start_is_a_clear_error_and_no_session() {
     let program = |name: &str, command: &str, args: &[&str]| {
@@ -166,6 +170,7 @@ async fn a_server_that_cannot_start_is_a_clear_error_and_no_session() {
     }
 }
 
+/// Shows E135, E136, E138.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_modern_client_that_leaves_cancels_its_call() {
     for flag in ["--legacy", "--modern"] {
@@ -199,6 +204,7 @@ async fn arrives(session: &Session<'_>, wanted: (u64, u64)) {
     assert_eq!(cancellations(session).await, wanted);
 }
 
+/// Shows E78.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_legacy_client_that_leaves_cancels_nothing() {
     let host = Host::with(vec![server("every", "everything", &["--legacy"])], eager()).await;
@@ -219,6 +225,7 @@ async fn a_legacy_client_that_leaves_cancels_nothing() {
     host.stop().await;
 }
 
+/// Shows E146.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_takes_too_long_is_ended_on_both_sides() {
     for flag in ["--legacy", "--modern"] {
@@ -239,6 +246,7 @@ async fn a_call_that_takes_too_long_is_ended_on_both_sides() {
 }
 
 /// Words without end are no answer: the deadline holds for a server that floods its caller with progress.
+/// Shows E146.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_talks_without_end_meets_the_deadline() {
     let mut setup = Setup::default();
@@ -260,6 +268,7 @@ async fn a_server_that_talks_without_end_meets_the_deadline() {
 }
 
 /// Equal ids of another type and of another session in the same process, in every mode.
+/// Shows E24, E139, E140.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_cancels_the_right_call_only() {
     for mode in [Mode::PerPrincipal, Mode::Shared, Mode::PerSession, Mode::Exclusive] {
@@ -389,6 +398,7 @@ async fn only_calls_of_clients_are_counted() {
     host.stop().await;
 }
 
+/// Shows E115.
 #[tokio::test(flavor = "multi_thread")]
 async fn why_a_server_does_not_start_stands_in_its_log_and_restart_tries_again() {
     let dir = tempfile::tempdir().unwrap();

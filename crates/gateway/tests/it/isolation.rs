@@ -32,6 +32,7 @@ async fn guarded(servers: Vec<ServerSpec>) -> Host {
 
 /// 2 principals × 4 modes × (8 sessions and one caller without) × 140 calls, all with the same ids and tokens at the
 /// same time.
+/// Shows E5, E43, E149.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_reaches_the_wrong_caller() {
     let host = guarded(everywhere("--dual")).await;
@@ -141,6 +142,7 @@ fn only_its_own(response: &Response, caller: usize, round: usize) {
     assert!(last.contains(&format!("\"id\":{round},")), "caller {caller} round {round}: {last}");
 }
 
+/// Shows E5, E152.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_id_twice_at_once_in_one_session_is_answered_twice() {
     let host = Host::open(everywhere("--legacy")).await;
@@ -174,6 +176,7 @@ async fn the_same_id_twice_at_once_in_one_session_is_answered_twice() {
 }
 
 /// The raw bytes of the id, whatever the outcome: a result, the server's error, or ours.
+/// Shows E2, E3.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_come_back_as_they_were_spelled() {
     let spellings = [
@@ -230,6 +233,7 @@ async fn ids_come_back_as_they_were_spelled() {
 }
 
 /// Another's session looks exactly like one that never was, at every door that takes a session id.
+/// Shows E120, E121, E123, E124, E125, E273, E274.
 #[tokio::test(flavor = "multi_thread")]
 async fn anothers_session_is_404_and_looks_like_none() {
     let host = guarded(vec![server("a", "everything", &["--legacy"]), server("b", "everything", &["--legacy"])]).await;
@@ -271,6 +275,7 @@ async fn anothers_session_is_404_and_looks_like_none() {
     host.stop().await;
 }
 
+/// Shows E234, E236.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_opens_its_own_server_only() {
     let host = guarded(vec![server("a", "everything", &["--legacy"]), server("b", "everything", &["--legacy"])]).await;
@@ -391,6 +396,7 @@ async fn a_caller_that_leaves_while_it_waits_costs_the_pool_no_place() {
 }
 
 /// What rivals start anew for each call is here one warm process, for sessions and calls without one alike.
+/// Shows E41.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_without_a_session_are_served_by_one_warm_process() {
     let host = guarded(vec![server("every", "everything", &["--legacy"])]).await;

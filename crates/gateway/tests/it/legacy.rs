@@ -3,6 +3,7 @@
 use crate::host::{Host, server};
 use serde_json::json;
 
+/// Shows E94, E122.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_legacy_client_lists_and_calls() {
     let host = Host::open(vec![server("every", "everything", &["--legacy"])]).await;

@@ -30,6 +30,7 @@ fn with_header(headers: &[(&'static str, &'static str)]) -> Vec<(&'static str, &
     PLAIN.iter().filter(|(name, _)| !headers.iter().any(|(other, _)| name == other)).chain(headers).copied().collect()
 }
 
+/// Shows E17, E18, E19, E234, E236.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_requests_keep_nothing() {
     let mut setup = Setup { auth: Auth::Required, ..Setup::default() };
@@ -119,6 +120,7 @@ async fn two_thousand_idle_sessions_are_cheap_and_end() {
     host.stop().await;
 }
 
+/// Shows E16.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_the_limit_is_413_however_it_is_announced() {
     let mut setup = Setup::default();
@@ -189,6 +191,7 @@ async fn a_slow_head_is_closed() {
 }
 
 /// A client that does not read its stream loses notifications, not its neighbours' time.
+/// Shows E153.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_delays_nobody_and_costs_bounded_memory() {
     let host = Host::open(vec![in_mode(server("odd", "odd", &["--flood-progress", "60000"]), Mode::Shared)]).await;
@@ -263,6 +266,7 @@ fn initialize(id: u32) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"initialize","params":{params}}}"#)
 }
 
+/// Shows E128.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_one_principal_are_counted() {
     let mut setup = Setup { auth: Auth::Required, ..Setup::default() };
@@ -343,6 +347,7 @@ async fn connections_over_the_limit_wait_for_a_place() {
     host.stop().await;
 }
 
+/// Shows E120, E128.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_sessions_expire_unless_somebody_listens() {
     let mut setup = Setup::default();
@@ -389,6 +394,7 @@ async fn an_idle_process_is_stopped_and_comes_back() {
     host.stop().await;
 }
 
+/// Shows E29, E30, E72, E75.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_get_stream_is_kept_awake_and_replaced_by_the_next() {
     let mut setup = Setup::default();
@@ -415,6 +421,7 @@ async fn a_get_stream_is_kept_awake_and_replaced_by_the_next() {
     host.stop().await;
 }
 
+/// Shows E17, E18, E19, E22, E27, E28, E72, E119, E120, E121.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_has_its_status_and_a_json_rpc_error() {
     let host = every(Setup::default()).await;

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bytes;
+mod clauses;
+mod edges;
 mod edges_wire;
 mod failure;
 mod headers;

@@ -10,6 +10,7 @@ async fn ok(client: &Client, method: &str, params: Value) -> Value {
     answer["result"].clone()
 }
 
+/// Shows E9, E46, E87, E180, E181.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_plain_request_works_in_front_of_a_legacy_and_a_modern_server() {
     for flag in ["--legacy", "--modern", "--dual"] {
@@ -57,6 +58,7 @@ async fn e93_unknown_methods_are_404_and_removed_ones_too() {
     }
 }
 
+/// Shows E111.
 #[tokio::test(flavor = "multi_thread")]
 async fn e112_a_missing_resource_is_invalid_params_with_status_200() {
     for flag in ["--legacy", "--modern"] {

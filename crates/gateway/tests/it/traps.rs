@@ -46,6 +46,7 @@ async fn initialize_reaches_a_shared_server_once() {
     host.stop().await;
 }
 
+/// Shows E98, E229.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_never_meets_the_serving_process() {
     let host = Host::open(vec![odd(&["--exit-on-discover"])]).await;
@@ -63,6 +64,7 @@ async fn the_probe_never_meets_the_serving_process() {
     host.stop().await;
 }
 
+/// Shows E206.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_ping_is_left_alone() {
     let host = Host::open(vec![odd(&["--ignore-ping"])]).await;
@@ -102,6 +104,7 @@ async fn a_busy_single_threaded_server_makes_its_callers_wait_and_nobody_else() 
     host.stop().await;
 }
 
+/// Shows E222.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_banner_on_stdout_is_counted_and_shown() {
     let host = Host::open(vec![odd(&["--banner"])]).await;
@@ -116,6 +119,7 @@ async fn a_banner_on_stdout_is_counted_and_shown() {
     host.stop().await;
 }
 
+/// Shows E16.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_of_50_mb_is_cut_off_in_bounded_memory() {
     let host =
@@ -141,6 +145,7 @@ async fn a_line_of_50_mb_is_cut_off_in_bounded_memory() {
     host.stop().await;
 }
 
+/// Shows E227.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_array_of_answers_is_taken_apart() {
     let host = Host::open(vec![odd(&["--batch"])]).await;
@@ -149,6 +154,7 @@ async fn an_array_of_answers_is_taken_apart() {
     host.stop().await;
 }
 
+/// Shows E7.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_both_result_and_error_is_told_at_once() {
     let host = Host::open(vec![odd(&["--both"])]).await;
@@ -227,6 +233,7 @@ async fn a_server_that_exits_right_after_its_handshake_is_reported_not_lost() {
     }
 }
 
+/// Shows E223.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_on_stderr_costs_neither_memory_nor_calls() {
     let host = Host::open(vec![odd(&["--flood-stderr", "100000"])]).await;
@@ -244,6 +251,7 @@ async fn a_flood_on_stderr_costs_neither_memory_nor_calls() {
     host.stop().await;
 }
 
+/// Shows E228.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_reading_fails_its_callers_fast_in_bounded_memory() {
     let mut setup = Setup::default();
@@ -286,6 +294,7 @@ fn pid_in(file: &Path) -> Option<i32> {
 }
 
 /// A grandchild in a session of its own that ignores SIGTERM, with or without our pipes in its hands.
+/// Shows E224.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grandchild_that_double_forks_dies_with_its_server() {
     for hold in [&[][..], &["--hold-pipes"]] {
@@ -321,6 +330,7 @@ async fn a_grandchild_that_double_forks_dies_with_its_server() {
     }
 }
 
+/// Shows E224.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_eof_and_sigterm_is_gone_within_its_grace() {
     let host = Host::open(vec![odd(&["--ignore-eof", "--ignore-term"])]).await;
@@ -353,6 +363,7 @@ async fn a_stop_after_many_restarts_is_obeyed() {
 }
 
 /// The caller's connection is kept awake while a slow server starts, in both eras.
+/// Shows E30.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_start_is_waited_for_on_a_stream_that_lives() {
     let mut setup = Setup::default();
@@ -405,6 +416,7 @@ async fn a_caller_that_leaves_during_the_probe_leaves_no_process_behind() {
     host.stop().await;
 }
 
+/// Shows E12.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_members_and_numbers_of_a_server_arrive_to_the_byte() {
     const UNKNOWN: &str =

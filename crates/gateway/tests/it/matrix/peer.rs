@@ -117,7 +117,8 @@ impl<'a> Peer<'a> {
         panic!("{method} never ends: {seen:?}");
     }
 
-    /// Reads until the answer to `id`, answering questions and noting notes on the way.
+    /// Reads until the answer to `id`, answering questions and noting notes on the way. A modern client that is sent a
+    /// request fails (E35).
     async fn answer(&mut self, id: &Value, incoming: &mut Incoming, seen: &mut Vec<Value>) -> Value {
         loop {
             let message = self.next(incoming).await.unwrap_or_else(|| json!({"error": {"message": "no answer"}}));
@@ -323,7 +324,7 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// An answer without what belongs to its era, after a look that it has just that.
+    /// An answer without what belongs to its era, after a look that it has just that (E9, E180, E183).
     pub(super) fn neutral(&self, method: &str, answer: &Value) -> Value {
         let Some(result) = answer.get("result") else {
             let code = &answer["error"]["code"];

@@ -62,6 +62,7 @@ async fn tool(peer: &mut Peer<'_>, name: &str) -> Vec<Value> {
     call(peer, name, json!({})).await
 }
 
+/// An unknown tool is an error of the request, a failure of a tool is a result (E114).
 async fn tool_calls(peer: &mut Peer<'_>) -> Vec<Value> {
     let mut seen = Vec::new();
     for name in [
@@ -85,6 +86,7 @@ async fn structured_list(peer: &mut Peer<'_>) -> Vec<Value> {
     seen
 }
 
+/// What is not there has the code of the client's era (E112, E113), see `NotFound`.
 async fn resources(peer: &mut Peer<'_>) -> Vec<Value> {
     let mut seen = everything_of(peer, "resources/list", "resources").await;
     seen.extend(everything_of(peer, "resources/templates/list", "resourceTemplates").await);
@@ -112,7 +114,7 @@ async fn completion(peer: &mut Peer<'_>) -> Vec<Value> {
     peer.ask("completion/complete", json!({"ref": reference, "argument": {"name": "arg1", "value": "pa"}})).await
 }
 
-/// The pages as they are, cursors included, and what a wrong cursor gets.
+/// The pages as they are, cursors included, and what a wrong cursor gets (E204).
 async fn pages(peer: &mut Peer<'_>) -> Vec<Value> {
     let mut seen = peer.ask("prompts/list", json!({})).await;
     while let Some(cursor) = seen.last().and_then(|page| page["result"].get("nextCursor")).cloned() {
@@ -123,7 +125,7 @@ async fn pages(peer: &mut Peer<'_>) -> Vec<Value> {
     seen
 }
 
-/// All items of a list, page by page.
+/// All items of a list, page by page, in the server's order, whoever asks and whatever was done before (E191, E192).
 async fn everything_of(peer: &mut Peer<'_>, method: &str, member: &str) -> Vec<Value> {
     let (mut items, mut params) = (Vec::new(), json!({}));
     loop {
@@ -204,7 +206,7 @@ async fn rounds(peer: &mut Peer<'_>) -> Vec<Value> {
     seen
 }
 
-/// Two calls in one array; their answers in the order of their ids.
+/// Two calls in one array; their answers in the order of their ids (E66, E68, E69).
 async fn batch(peer: &mut Peer<'_>) -> Vec<Value> {
     let request = |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": "echo", "arguments": {"id": id}}});
     if let Link::Pipe(_) = peer.link {
@@ -218,13 +220,14 @@ async fn batch(peer: &mut Peer<'_>) -> Vec<Value> {
     answers.iter().map(|answer| peer.neutral("tools/call", answer)).collect()
 }
 
+/// The server says which methods it does not know (E93).
 async fn unknown_methods(peer: &mut Peer<'_>) -> Vec<Value> {
     let mut seen = peer.ask("com.example/hello", json!({"x": 1})).await;
     seen.extend(peer.ask("no/such", json!({})).await);
     seen
 }
 
-/// What each side heard of the other's extensions.
+/// What each side heard of the other's extensions (E103).
 async fn extension(peer: &mut Peer<'_>) -> Vec<Value> {
     let offered = peer.opened().await["capabilities"]["extensions"].clone();
     let told = tool(peer, "whoami").await;

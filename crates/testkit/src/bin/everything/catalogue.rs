@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
 /// Tools of the conformance suite without arguments.
-const PLAIN: [(&str, &str); 31] = [
+const PLAIN: [(&str, &str); 32] = [
     ("test_simple_text", "Answers a text"),
     ("test_image_content", "Answers an image"),
     ("test_audio_content", "Answers a sound"),
@@ -40,6 +40,7 @@ const PLAIN: [(&str, &str); 31] = [
     ("test_elicitation_url", "Sends the user to a page"),
     ("counter", "Counts the calls to it in this process"),
     ("whoami", "Tells what this process knows about itself and its client"),
+    ("metadata", "Answers the metadata of the request"),
     ("cancellations", "Counts the cancellations that reached this process"),
 ];
 

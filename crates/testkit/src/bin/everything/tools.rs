@@ -44,6 +44,7 @@ pub(crate) fn run(call: &Call, params: &Params) -> Result<Reply, RpcError> {
             let words = text("This tool intentionally returns an error for testing");
             Reply::from(json!({"content": [words], "isError": true}))
         }
+        "metadata" => structured(params.members.get("_meta").unwrap_or(&Value::Null)),
         "test_trigger_tool_change" => list_changed(process, "tools"),
         "test_trigger_prompt_change" => list_changed(process, "prompts"),
         "test_trigger_resource_change" => list_changed(process, "resources"),
