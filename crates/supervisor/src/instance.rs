@@ -209,7 +209,7 @@ impl Instance {
 
     /// Registers a call before it is sent. `client_id` is the request id as the client spelled it.
     pub fn begin(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
-        self.register(client_id, wish, session, Subject::default(), None, Stage::Sent)
+        self.register(client_id, wish, session, Subject::default(), Stage::Sent)
     }
 
     /// The same for a call during which the server may ask something.
@@ -218,21 +218,22 @@ impl Instance {
         client_id: Bytes,
         wish: Wish,
         session: Option<Arc<Session>>,
-        subject: Subject,
+        mut subject: Subject,
         turn: Option<Turn>,
     ) -> Pending {
-        self.register(client_id, wish, session, subject, turn, Stage::Sent)
+        subject.has_turn = turn.is_some();
+        Pending { turn, ..self.register(client_id, wish, session, subject, Stage::Sent) }
     }
 
     /// Registers a call that needs something of its client before it is sent, by [`Pending::send_reserved`]. It can be
     /// cancelled, keeps the process, and hears of its end.
     pub fn reserve(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
-        self.register(client_id, wish, session, Subject::default(), None, Stage::Reserved)
+        self.register(client_id, wish, session, Subject::default(), Stage::Reserved)
     }
 
     /// Registers a subscription. It keeps the process from idling, and holds up no stop.
     pub fn begin_lasting(self: &Arc<Self>) -> Pending {
-        self.register(Bytes::new(), Wish::Nothing, None, Subject::default(), None, Stage::Lasting)
+        self.register(Bytes::new(), Wish::Nothing, None, Subject::default(), Stage::Lasting)
     }
 
     /// One request of ours: `write` gets the line and the request's id.
@@ -275,11 +276,9 @@ impl Instance {
         client_id: Bytes,
         wish: Wish,
         session: Option<Arc<Session>>,
-        mut subject: Subject,
-        turn: Option<Turn>,
+        subject: Subject,
         stage: Stage,
     ) -> Pending {
-        subject.has_turn = turn.is_some();
         let id = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
         let mailbox = Arc::new(Mailbox::new(self.context.limits.mailbox_bytes));
         let mut calls = self.calls();
@@ -292,7 +291,7 @@ impl Instance {
         }
         let crowded = calls.waiting.len() > CROWD;
         drop(calls);
-        Pending { id, mailbox, instance: self.clone(), crowded, turn }
+        Pending { id, mailbox, instance: self.clone(), crowded, turn: None }
     }
 
     /// Sends a line that is no call.
