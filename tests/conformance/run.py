@@ -32,7 +32,7 @@ PASSED, EMPTY = "passed", "checked nothing"
 # Scenarios that the suite runs and reports without scoring them, and that count here all the same.
 ALSO = {
     "2025-11-25": ["server-session-lifecycle", "json-schema-2020-12"],
-    "2026-07-28": ["json-schema-2020-12", "http-header-validation"],
+    "2026-07-28": ["json-schema-2020-12", "http-header-validation", "http-custom-header-server-validation"],
 }
 
 
