@@ -279,11 +279,6 @@ CANNOT = {
 # Cells that do not work yet, by kind, era of the client and era of the server, and why. One that works fails the run.
 NOT_YET = {
     ("ask", "modern", "legacy"): "questions of a legacy server do not reach a modern client",
-    ("ask", "legacy", "modern"): "`input_required` does not reach a legacy client",
-    ("watch", "modern", "legacy"): "no `subscriptions/listen` in front of a legacy server",
-    ("watch", "legacy", "modern"): "no `resources/subscribe` in front of a modern server",
-    **{("sse", "legacy", speaks): "no HTTP+SSE transport" for speaks in ("legacy", "modern")},
-    ("resume", "legacy", "legacy"): "a stream cannot be resumed",
 }
 
 
