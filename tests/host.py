@@ -11,6 +11,7 @@ import os
 import pathlib
 import queue
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -110,6 +111,16 @@ class Program:
             if wanted(line):
                 return line
 
+    def end(self):
+        """Ends a program of somebody else's, however it takes that."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        _ours.discard(self.process.pid)
+
     def words(self):
         """What it said so far: stdout, and the end of stderr."""
         errors = self.log.read_text(errors="replace").strip().splitlines()
@@ -166,6 +177,50 @@ def hosted(server, log, open_door, state, options=(), cwd=None):
         if open_door == bool(told["token"]):
             raise Broken(f"a token must be printed exactly where one is needed: {line}")
         yield told
+
+
+@contextlib.contextmanager
+def served(servers, log, open_door, state, settings=""):
+    """`staithe serve` with the lines `settings` in its configuration, in front of the `mcpServers` object `servers`. Yields by name what
+    `hosted` yields."""
+    state = pathlib.Path(state)
+    names, config = state / "mcp.json", state / "staithe.toml"
+    names.write_text(json.dumps({"mcpServers": servers}))
+    lines = ['listen.public = "127.0.0.1:0"', 'listen.operator = "127.0.0.1:0"', f"auth.open = {str(open_door).lower()}", settings]
+    config.write_text("\n".join(lines))
+    command = [staithe_binary(), "--json", "--state-dir", state / "state"]
+    asked([*command, "import", names])
+    with running([*command, "serve", "--config", config], log) as program:
+        listening = json.loads(program.line(lambda text: text.startswith("{")))["listening"]
+        token = None if open_door else asked([*command, "token", "create", "--principal", "interop"])["token"]
+        told = asked([*command, "servers"])
+        yield {server["name"]: {"url": server["url"], "token": token, "listening": listening} for server in told}
+
+
+def free_port():
+    """A port of loopback that is free now, for a program that cannot choose one itself."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for_port(port, program):
+    until = time.monotonic() + READY_SECONDS
+    while time.monotonic() < until:
+        if program.process.poll() is not None:
+            raise Broken(f"{program.command[0]} ended with {program.process.returncode}; {program.words()}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise Broken(f"nobody listens on port {port} after {READY_SECONDS} s; {program.words()}")
+
+
+def asked(command):
+    """What an operator's command says, as JSON."""
+    code, out, err = finished(command, READY_SECONDS)
+    if code != 0:
+        raise Broken(f"{' '.join(str(word) for word in command)} ended with {code}: {(err or out)[-600:]}")
+    return json.loads(out)
 
 
 def finished(command, seconds, env=None, cwd=None):

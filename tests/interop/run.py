@@ -86,6 +86,8 @@ class Server:
     slow: tuple | None = None
     # Whether it stands for its era behind the HTTP+SSE transport.
     over_sse: bool = False
+    # Where it listens itself, and which kind of mcpServers entry says so; else it speaks over stdin and stdout.
+    remote: tuple | None = None
 
     def for_cell(self, cell):
         """The same server with arguments and an answer that no other cell has."""
@@ -135,6 +137,16 @@ def published(scratch):
             {"get_current_time", "convert_time"}, "convert_time",
             {"source_timezone": "UTC", "time": "16:30", "target_timezone": "Asia/Kathmandu"}, "T22:15:00+05:45",
         ),
+    }
+
+
+def remotes(everything):
+    """The same server where it speaks HTTP itself. A second set of asks and watches shows that nothing depends on pipes."""
+    loopback = ["--import", HERE / "servers/loopback.mjs"]
+    kinds = {"everything-http": ("streamableHttp", ("http", "/mcp")), "everything-sse": ("sse", ("sse", "/sse"))}
+    return {
+        name: dataclasses.replace(everything, command=[host.node(), *loopback, everything.command[1], word], remote=remote, slow=None, over_sse=False)
+        for name, (word, remote) in kinds.items()
     }
 
 
@@ -265,14 +277,7 @@ CANNOT = {
 }
 
 # Cells that do not work yet, by kind, era of the client and era of the server, and why. One that works fails the run.
-NOT_YET = {
-    ("ask", "modern", "legacy"): "questions of a legacy server do not reach a modern client",
-    ("ask", "legacy", "modern"): "`input_required` does not reach a legacy client",
-    ("watch", "modern", "legacy"): "no `subscriptions/listen` in front of a legacy server",
-    ("watch", "legacy", "modern"): "no `resources/subscribe` in front of a modern server",
-    **{("sse", "legacy", speaks): "no HTTP+SSE transport" for speaks in ("legacy", "modern")},
-    ("resume", "legacy", "legacy"): "a stream cannot be resumed",
-}
+NOT_YET = {}
 
 
 class Cell:
@@ -417,6 +422,7 @@ def kinds_of(server, options):
 
 def matrix(options, scratch, pool):
     servers = {**published(scratch), **built(), **ours()}
+    servers |= remotes(servers["everything"])
     clients, chosen = options.client or list(CLIENTS), options.server or list(servers)
     tally = Tally()
     print(f"{'':<32} " + " ".join(f"{name} {era}" for name, era in columns(clients)))
@@ -431,8 +437,7 @@ def matrix(options, scratch, pool):
 
 def in_front_of(name, server, door, with_refusals, clients, options, tally, scratch, pool):
     """Everything in front of one host."""
-    state = pathlib.Path(tempfile.mkdtemp(prefix="state-", dir=scratch))
-    with host.hosted(server.command, f"interop-{name}-{door}", door == "open", state, server.options, cwd=host.npm()) as told:
+    with behind_staithe(name, server, door, scratch) as told:
         for kind in kinds_of(server, options):
             title = f"{name}, {door}" + ("" if kind == "call" else f", {kind}")
             row = cells(kind, title, clients)
@@ -446,6 +451,26 @@ def in_front_of(name, server, door, with_refusals, clients, options, tally, scra
             tally.row("refused without token", list(refusals(server, told, clients)), scratch, pool)
         if strays := host.sweep():
             raise host.Broken(f"a client left processes behind: {strays}")
+
+
+@contextlib.contextmanager
+def behind_staithe(name, server, door, scratch):
+    state = pathlib.Path(tempfile.mkdtemp(prefix="state-", dir=scratch))
+    log = f"interop-{name}-{door}"
+    if not server.remote:
+        with host.hosted(server.command, log, door == "open", state, server.options, cwd=host.npm()) as told:
+            yield told
+        return
+    kind, path = server.remote
+    port = host.free_port()
+    program = host.Program(server.command, f"{log}-server", env={**os.environ, "PORT": str(port)})
+    try:
+        host.wait_for_port(port, program)
+        entry = {"type": kind, "url": f"http://127.0.0.1:{port}{path}"}
+        with host.served({"hosted": entry}, log, door == "open", state) as told:
+            yield told["hosted"]
+    finally:
+        program.end()
 
 
 def direct(options, scratch, pool):

@@ -15,7 +15,7 @@ const PLAIN: [(&str, &str); 32] = [
     ("test_tool_with_logging", "Sends three log messages while it runs"),
     ("test_tool_with_progress", "Reports progress three times while it runs"),
     ("test_error_handling", "Fails as a tool, not as a request"),
-    ("test_reconnection", "Answers after a tenth of a second"),
+    ("test_reconnection", "Answers after half a second"),
     ("test_elicitation_sep1034_defaults", "Asks for a form with default values"),
     ("test_elicitation_sep1330_enums", "Asks for a form with every kind of choice"),
     ("test_missing_capability", "Needs a client that can sample"),

@@ -33,7 +33,7 @@ pub(crate) fn run(call: &Call, params: &Params) -> Result<Reply, RpcError> {
         "test_tool_with_logging" => log_thrice(call),
         "test_tool_with_progress" => progress_thrice(call),
         "test_reconnection" => {
-            call.pause(SHORT * 2);
+            call.pause(SHORT * 10);
             said("Reconnection test completed successfully.")
         }
         "test_logging_tool" => {
