@@ -197,6 +197,7 @@ async fn subscription(peer: &mut Peer<'_>) -> Vec<Value> {
     heard
 }
 
+/// A modern server opens only the state that it sealed: between modern peers it arrives as it was (E178).
 async fn rounds(peer: &mut Peer<'_>) -> Vec<Value> {
     let mut seen = Vec::new();
     for name in ["test_input_required_result_multiple_inputs", "test_input_required_result_multi_round"] {
