@@ -42,6 +42,10 @@ pub(super) async fn observe(peer: &mut Peer<'_>, feature: Feature) -> Vec<Value>
         Feature::Batch => batch(peer).await,
         Feature::UnknownMethod => unknown_methods(peer).await,
         Feature::UnknownExtension => extension(peer).await,
+        Feature::Resume => {
+            let params = json!({"name": "sleep", "arguments": {"ms": 150}, "_meta": {"progressToken": 3}});
+            peer.broken("tools/call", params).await
+        }
     };
     order_questions(&mut seen);
     seen
