@@ -12,6 +12,7 @@ use crate::route;
 use crate::session::Session;
 use crate::slot::Context;
 use bytes::{Bytes, BytesMut};
+use model::report::LogSource;
 use model::{Blame, ServerName};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -310,7 +311,16 @@ impl Instance {
     /// are ignored (E140).
     pub fn cancel(&self, session: &Arc<Session>, client_id: &[u8], reason: &str) {
         let of_session = |w: &Waiting| w.session.as_ref().is_some_and(|s| Arc::ptr_eq(s, session));
-        self.take_back_all(|waiting| of_session(waiting) && waiting.client_id == client_id, reason);
+        let found = self.take_back_all(|waiting| of_session(waiting) && waiting.client_id == client_id, reason);
+        if found && !reason.is_empty() {
+            self.note_reason(reason);
+        }
+    }
+
+    /// Why a client took a call back, in the operator's log (E148). It is a stranger's text: short, and on one line.
+    fn note_reason(&self, reason: &str) {
+        let shown: String = reason.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        self.context.log.add(self.id, LogSource::Host, &format!("a client took a call back: {shown}"));
     }
 
     /// The session `id` is over, and with it all its calls (E122).
@@ -318,9 +328,11 @@ impl Instance {
         self.take_back_all(|waiting| waiting.session.as_ref().is_some_and(|session| session.id() == id), reason);
     }
 
-    fn take_back_all(&self, which: impl Fn(&Waiting) -> bool, reason: &str) {
+    /// Whether there was one.
+    fn take_back_all(&self, which: impl Fn(&Waiting) -> bool, reason: &str) -> bool {
         let mut calls = self.calls();
         let found: Vec<u64> = calls.waiting.iter().filter(|(_, waiting)| which(waiting)).map(|(id, _)| *id).collect();
+        let taken = !found.is_empty();
         let mut heard_of = Vec::new();
         for id in found {
             if let Some(waiting) = calls.waiting.remove(&id) {
@@ -333,6 +345,7 @@ impl Instance {
         for id in heard_of {
             self.take_back(id, reason);
         }
+        taken
     }
 
     /// Tells the server that nobody waits for a request any more: by the means of tasks where it became one.

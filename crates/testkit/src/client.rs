@@ -234,6 +234,11 @@ impl Session<'_> {
         self.client.get_stream(&self.path, &borrowed(&self.headers())).await
     }
 
+    /// A stream that goes on after the event that `last-event-id` among these headers names.
+    pub async fn resume(&self, headers: &[(String, String)]) -> Result<Stream, HttpError> {
+        self.client.get_stream(&self.path, &borrowed(headers)).await
+    }
+
     /// Ends the session at the server.
     pub async fn close(self) -> Result<Response, HttpError> {
         self.client.delete(&self.path, &borrowed(&self.headers())).await

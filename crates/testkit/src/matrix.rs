@@ -147,6 +147,7 @@ features! {
     Batch "batches",
     UnknownMethod "unknown and vendor methods",
     UnknownExtension "unknown extensions",
+    Resume "resuming a broken stream",
 }
 
 /// One cell of the matrix.
@@ -368,7 +369,23 @@ pub const EXCEPTIONS: &[Exception] = &[
         features: &[Feature::Batch],
         modes: EVERY,
         outcome: Outcome::Refused(Refusal::Error(-32600, "no batches")),
-        why: "batches left with 2025-06-18",
+        why: "only 2025-03-26 has batches",
+    },
+    Exception {
+        clients: STATELESS,
+        spoken: EITHER,
+        features: &[Feature::Resume],
+        modes: EVERY,
+        outcome: Outcome::Refused(Refusal::Http(405, "needs the header Mcp-Session-Id")),
+        why: "a broken connection takes a modern request back",
+    },
+    Exception {
+        clients: &[Client::V2024],
+        spoken: EITHER,
+        features: &[Feature::Resume],
+        modes: EVERY,
+        outcome: Outcome::Refused(Refusal::Http(404, "no such session")),
+        why: "over HTTP+SSE the connection is the session, and ends with it",
     },
 ];
 

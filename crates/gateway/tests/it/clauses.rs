@@ -52,7 +52,7 @@ fn with_progress() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn e4_e95_e138_e149_e221_what_a_server_reads() {
+async fn e4_e79_e95_e138_e149_e221_what_a_server_reads() {
     let dir = tempfile::tempdir().unwrap();
     for flag in ["--legacy", "--modern"] {
         let record = dir.path().join(flag);
@@ -71,7 +71,7 @@ async fn e4_e95_e138_e149_e221_what_a_server_reads() {
             session.notify("notifications/cancelled", json!({"requestId": "own", "reason": "r"})).await.unwrap();
             // Nobody waits for this one, and it is no business of the server's.
             let stray = session.post(r#"{"jsonrpc":"2.0","id":3,"result":{}}"#).await.unwrap();
-            assert_eq!((stray.status, stray.body.len()), (202, 0), "E79");
+            assert_eq!((stray.status, stray.body.len()), (202, 0));
         });
         drop(answer);
         eventually("the cancellation arrives", || {
@@ -447,5 +447,125 @@ async fn e195_e240_e241_e279_secrets_stay_where_they_are() {
         assert_eq!(refused.status, 401, "a token in the query is none");
         assert!(!String::from_utf8_lossy(&refused.body).contains(&token));
     }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e73_e74_what_belongs_to_a_call_comes_on_its_stream_only() {
+    let host = Host::open(vec![server("every", "everything", &["--legacy"])]).await;
+    let client = host.client().with_capabilities(json!({"sampling": {}}));
+    let session = client.legacy_session_at("every", "2025-06-18").await.unwrap();
+    let mut aside = session.listen().await.unwrap();
+    let params = json!({"name": "test_sampling", "arguments": {"prompt": "?"}});
+    let mut call = session.stream(&json!(1), "tools/call", params).await.unwrap();
+    let asked = call.next_message().await.unwrap().unwrap();
+    assert_eq!(asked["method"], "sampling/createMessage");
+    let said = json!({"role": "assistant", "content": {"type": "text", "text": "yes"}, "model": "m"});
+    let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": said}).to_string();
+    assert_eq!(session.post(answer).await.unwrap().status, 202);
+    assert_eq!(text(&call.next_message().await.unwrap().unwrap()), "LLM response: yes");
+    for method in ["tools/list", "ping"] {
+        session.call(method, json!({})).await.unwrap();
+    }
+    let mut call = session.stream(&json!(2), "tools/call", with_progress()).await.unwrap();
+    while call.next_message().await.unwrap().is_some() {}
+    let silent = tokio::time::timeout(Duration::from_millis(100), aside.next_message()).await;
+    assert!(silent.is_err(), "the stream beside the calls heard {silent:?}");
+    host.stop().await;
+}
+
+/// One listener for each of two filters, in one process: each hears its own, under its own id, and no call's words.
+#[tokio::test(flavor = "multi_thread")]
+async fn e37_e157_e160_subscriptions_on_one_pipe_are_told_apart() {
+    let host = Host::open(vec![server("every", "everything", &["--modern"])]).await;
+    let client = host.client();
+    let listen = async |id: Value, filter: Value| {
+        let (headers, body) = client.modern_request("subscriptions/listen", json!({"notifications": filter}), &[]);
+        let mut body: Value = serde_json::from_str(&body).unwrap();
+        body["id"] = id;
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut stream = client.post_stream("/mcp/every", &headers, body.to_string()).await.unwrap();
+        let first = stream.next_message().await.unwrap().unwrap();
+        assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
+        stream
+    };
+    let mut tools = listen(json!("1"), json!({"toolsListChanged": true})).await;
+    let mut prompts = listen(json!(1), json!({"promptsListChanged": true})).await;
+    let mut call = client.modern_stream("every", "tools/call", with_progress()).await.unwrap();
+    for name in ["test_trigger_tool_change", "test_trigger_prompt_change"] {
+        modern_tool(&client, "every", name, json!({})).await;
+    }
+    while call.next_message().await.unwrap().is_some() {}
+    for (stream, id, list) in [(&mut tools, json!("1"), "tools"), (&mut prompts, json!(1), "prompts")] {
+        let heard = stream.next_message().await.unwrap().unwrap();
+        assert_eq!(heard["method"], format!("notifications/{list}/list_changed"));
+        assert_eq!(heard["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], id, "{heard}");
+        let more = tokio::time::timeout(Duration::from_millis(60), stream.next_message()).await;
+        assert!(more.is_err(), "{list} heard {more:?}");
+    }
+    host.stop().await;
+}
+
+/// What staithe says itself has standard codes, says that it is staithe's, and never invents a code.
+#[tokio::test(flavor = "multi_thread")]
+async fn e104_e105_e107_e108_errors_of_our_own() {
+    let mut setup = Setup::default();
+    setup.face.call_timeout = Duration::from_millis(200);
+    let servers = vec![
+        server("every", "everything", &["--legacy"]),
+        server("odd", "odd", &["--exit-on-call", "3", "--both"]),
+        ServerSpec::new("absent".parse().unwrap(), "/no/such/program", Vec::new()),
+    ];
+    let host = Host::with(servers, setup).await;
+    let client = host.client();
+    let named = |name: &str| json!({"name": name, "arguments": {"ms": 10_000}});
+    let mut reasons = HashSet::new();
+    for (server, method, params) in [
+        ("every", "tools/call", named("sleep")),
+        ("every", "resources/subscribe", json!({"uri": "a:b"})),
+        ("odd", "tools/call", named("both")),
+        ("odd", "tools/call", named("die")),
+        ("absent", "tools/call", named("x")),
+        ("nobody-hosts-this", "tools/call", named("x")),
+    ] {
+        let (_, answer) = client.modern_call(server, method, params).await.unwrap();
+        let code = answer["error"]["code"].as_i64().unwrap();
+        assert!(matches!(code, -32700 | -32603..=-32600 | -32022..=-32020), "{server} {method}: {answer}");
+        reasons.insert(answer["error"]["data"]["reason"].to_string());
+        assert!(code == -32601 || answer["error"]["data"]["source"] == "staithe", "{answer}");
+    }
+    assert!(reasons.len() >= 5, "{reasons:?}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e109_a_missing_capability_is_named_with_status_400() {
+    let host = Host::open(vec![server("every", "everything", &["--modern"])]).await;
+    let params = json!({"name": "test_missing_capability", "arguments": {}});
+    let (status, answer) = host.client().modern_call("every", "tools/call", params.clone()).await.unwrap();
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32021)), "{answer}");
+    assert_eq!(answer["error"]["data"]["requiredCapabilities"], json!({"sampling": {}}), "{answer}");
+    let able = host.client().with_capabilities(json!({"sampling": {}}));
+    let (status, answer) = able.modern_call("every", "tools/call", params).await.unwrap();
+    assert_eq!((status, text(&answer)), (200, "Success"));
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e148_reasons_of_cancellations_are_kept_for_the_operator() {
+    let host = Host::open(vec![server("every", "everything", &["--legacy"])]).await;
+    let client = host.client();
+    let session = client.legacy_session("every").await.unwrap();
+    let params = json!({"name": "sleep", "arguments": {"ms": 30_000}});
+    let id = json!(1);
+    let reason = format!("the user\nwalked away {}", "x".repeat(5000));
+    let (_answer, ()) = tokio::join!(session.stream(&id, "tools/call", params), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        session.notify("notifications/cancelled", json!({"requestId": 1, "reason": reason})).await.unwrap();
+    });
+    let log = host.supervisor.log(&crate::host::name("every")).unwrap().tail(100);
+    let told: Vec<&str> =
+        log.iter().map(|line| line.text.as_str()).filter(|text| text.contains("walked away")).collect();
+    assert!(told.len() == 1 && told[0].len() < 400 && !told[0].contains('\n'), "{told:?}");
     host.stop().await;
 }

@@ -1,11 +1,13 @@
 //! Every cell of the era matrix, end to end: what a client sees through staithe is what the server says to a client of
 //! its own era over its own pipe, but for the losses and refusals that the table names.
 
+mod channel;
 mod direct;
 mod peer;
 mod scenario;
 
 use crate::host::{Host, in_mode, server};
+use channel::Channel;
 use direct::Pipe;
 use peer::{Link, Peer, capabilities};
 use scenario::observe;
@@ -107,6 +109,7 @@ async fn column(host: &Host, direct: &Direct, client: Revision, kind: Server, mo
     let caller = host.client().with_capabilities(capabilities(client));
     let link = match client {
         Revision::Modern => Link::Stateless { client: &caller, server: &name },
+        Revision::V2024 => Link::Channel(Box::new(Channel::open(&caller, &name, &capabilities(client)).await)),
         _ => Link::Session(caller.legacy_session_at(&name, client.revision()).await.unwrap()),
     };
     let mut peer = Peer::new(link, client);

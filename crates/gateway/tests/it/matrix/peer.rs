@@ -2,6 +2,7 @@
 //! is seen through it is told in words that belong to no era.
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
+use super::channel::Channel;
 use super::direct::Pipe;
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ const MOST_ROUNDS: usize = 10;
 /// Members of a modern result that its era demands.
 const ERA_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+const ACCEPT: &str = "application/json, text/event-stream";
 const LEVEL: &str = "io.modelcontextprotocol/logLevel";
 
 /// Changes that came without being part of an answer.
@@ -43,6 +45,7 @@ pub(super) enum Link<'a> {
     /// Straight to a process of the server.
     Pipe(Box<Pipe>),
     Session(Session<'a>),
+    Channel(Box<Channel<'a>>),
     Stateless {
         client: &'a Client,
         server: &'a str,
@@ -51,7 +54,8 @@ pub(super) enum Link<'a> {
 
 /// What arrives for one request.
 enum Incoming {
-    Pipe,
+    /// What comes for everything.
+    Shared,
     Events(Box<Stream>),
     Whole(Option<Value>),
 }
@@ -71,7 +75,7 @@ impl<'a> Peer<'a> {
     fn era(&self) -> Era {
         match &self.link {
             Link::Pipe(pipe) => pipe.era(),
-            Link::Session(_) => Era::Legacy,
+            Link::Session(_) | Link::Channel(_) => Era::Legacy,
             Link::Stateless { .. } => Era::Modern,
         }
     }
@@ -80,6 +84,7 @@ impl<'a> Peer<'a> {
     pub(super) async fn opened(&mut self) -> Value {
         let (said, info) = match (&self.link, self.era()) {
             (Link::Session(session), _) => (session.initialized.clone(), session.initialized["serverInfo"].clone()),
+            (Link::Channel(channel), _) => (channel.initialized.clone(), channel.initialized["serverInfo"].clone()),
             (Link::Pipe(pipe), Era::Legacy) => (pipe.initialized.clone(), pipe.initialized["serverInfo"].clone()),
             (_, Era::Modern) => {
                 let (message, _) = self.exchange("server/discover", json!({})).await;
@@ -156,7 +161,11 @@ impl<'a> Peer<'a> {
         let stream = match &mut self.link {
             Link::Pipe(pipe) => {
                 pipe.request(&id, method, params).await;
-                return (id, Incoming::Pipe);
+                return (id, Incoming::Shared);
+            }
+            Link::Channel(channel) => {
+                channel.accepted(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).await;
+                return (id, Incoming::Shared);
             }
             Link::Session(session) => session.stream(&id, method, params).await.unwrap(),
             Link::Stateless { client, server } => {
@@ -173,10 +182,11 @@ impl<'a> Peer<'a> {
 
     async fn next(&mut self, incoming: &mut Incoming) -> Option<Value> {
         match (incoming, &mut self.link) {
-            (Incoming::Pipe, Link::Pipe(pipe)) => Some(pipe.next().await),
+            (Incoming::Shared, Link::Pipe(pipe)) => Some(pipe.next().await),
+            (Incoming::Shared, Link::Channel(channel)) => Some(channel.next().await),
             (Incoming::Events(stream), _) => stream.next_message().await.unwrap(),
             (Incoming::Whole(whole), _) => whole.take(),
-            (Incoming::Pipe, _) => unreachable!("only a pipe reads from a pipe"),
+            (Incoming::Shared, _) => unreachable!("a request of its own connection is answered there"),
         }
     }
 
@@ -184,6 +194,7 @@ impl<'a> Peer<'a> {
     async fn post(&mut self, message: &Value) {
         match &mut self.link {
             Link::Pipe(pipe) => pipe.write(message).await,
+            Link::Channel(channel) => channel.accepted(message).await,
             Link::Session(session) => assert_eq!(session.post(message.to_string()).await.unwrap().status, 202),
             Link::Stateless { .. } => panic!("a modern client posts no {message}"),
         }
@@ -191,8 +202,15 @@ impl<'a> Peer<'a> {
 
     /// One array; every answer to it. One error for the whole array is one answer.
     pub(super) async fn array(&mut self, messages: &Value) -> Vec<Value> {
-        let response = match &self.link {
+        let response = match &mut self.link {
             Link::Session(session) => session.post(messages.to_string()).await.unwrap(),
+            Link::Channel(channel) => {
+                let accepted = channel.post(messages).await;
+                if accepted.status == 202 {
+                    return vec![channel.next().await, channel.next().await];
+                }
+                accepted
+            }
             Link::Stateless { client, server } => {
                 let (headers, _) = client.modern_request("tools/call", json!({"name": "echo"}), &[]);
                 let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
@@ -209,6 +227,48 @@ impl<'a> Peer<'a> {
             Value::Array(answers) => answers,
             one => vec![one],
         }
+    }
+
+    /// A call whose connection breaks in the middle, and what comes of it afterwards.
+    pub(super) async fn broken(&mut self, method: &str, params: Value) -> Vec<Value> {
+        let (id, mut arriving) = match &self.link {
+            Link::Pipe(_) => return self.ask(method, params).await,
+            _ => self.send(method, params).await,
+        };
+        let (mut seen, mut last) = (Vec::new(), String::new());
+        if let Incoming::Events(stream) = &mut arriving {
+            while seen.is_empty() {
+                let event = stream.next().await.unwrap().unwrap();
+                last = event.id.unwrap_or(last);
+                seen.extend(
+                    serde_json::from_str(&event.data)
+                        .ok()
+                        .map(|said: Value| noted(said["method"].as_str().unwrap(), &said["params"])),
+                );
+            }
+        }
+        drop(arriving);
+        let rest = match &mut self.link {
+            Link::Session(session) => {
+                let mut headers = session.headers();
+                headers.push(("last-event-id".to_owned(), last));
+                session.resume(&headers).await.unwrap()
+            }
+            Link::Stateless { client, server } => client
+                .get_stream(&format!("/mcp/{server}"), &[("accept", ACCEPT), ("last-event-id", "1")])
+                .await
+                .unwrap(),
+            Link::Channel(channel) => return vec![channel.cut().await],
+            Link::Pipe(_) => unreachable!("it was asked above"),
+        };
+        let status = rest.status;
+        let mut rest = incoming(rest).await;
+        let answer = self.answer(&id, &mut rest, &mut seen).await;
+        if status != 200 {
+            return vec![json!({"error": {"code": status, "message": answer["error"]["message"]}})];
+        }
+        seen.push(self.neutral(method, &answer));
+        seen
     }
 
     /// Sets the least important level that is wanted.
@@ -271,7 +331,7 @@ impl<'a> Peer<'a> {
             Link::Pipe(pipe) if pipe.era() == Era::Modern => {
                 pipe.request(&json!("listen"), "subscriptions/listen", wanted(uri)).await;
             }
-            Link::Pipe(_) => {}
+            Link::Pipe(_) | Link::Channel(_) => {}
         }
         if self.era() == Era::Legacy {
             let subscribed = self.ask("resources/subscribe", json!({"uri": uri})).await;
@@ -295,15 +355,16 @@ impl<'a> Peer<'a> {
     }
 
     async fn overhear(&mut self, wait: Duration) {
-        match &mut self.link {
-            Link::Pipe(pipe) => {
-                while let Ok(message) = tokio::time::timeout(wait, pipe.next()).await {
-                    if let Some(method) = message["method"].as_str().filter(|method| is_change(method)) {
-                        lock(&self.heard).push(noted(method, &message["params"]));
-                    }
-                }
+        loop {
+            let next = match &mut self.link {
+                Link::Pipe(pipe) => tokio::time::timeout(wait, pipe.next()).await,
+                Link::Channel(channel) => tokio::time::timeout(wait, channel.next()).await,
+                _ => return tokio::time::sleep(wait).await,
+            };
+            let Ok(message) = next else { return };
+            if let Some(method) = message["method"].as_str().filter(|method| is_change(method)) {
+                lock(&self.heard).push(noted(method, &message["params"]));
             }
-            _ => tokio::time::sleep(wait).await,
         }
     }
 

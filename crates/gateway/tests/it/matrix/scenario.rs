@@ -42,6 +42,10 @@ pub(super) async fn observe(peer: &mut Peer<'_>, feature: Feature) -> Vec<Value>
         Feature::Batch => batch(peer).await,
         Feature::UnknownMethod => unknown_methods(peer).await,
         Feature::UnknownExtension => extension(peer).await,
+        Feature::Resume => {
+            let params = json!({"name": "sleep", "arguments": {"ms": 150}, "_meta": {"progressToken": 3}});
+            peer.broken("tools/call", params).await
+        }
     };
     order_questions(&mut seen);
     seen
@@ -197,6 +201,7 @@ async fn subscription(peer: &mut Peer<'_>) -> Vec<Value> {
     heard
 }
 
+/// A modern server opens only the state that it sealed: between modern peers it arrives as it was (E178).
 async fn rounds(peer: &mut Peer<'_>) -> Vec<Value> {
     let mut seen = Vec::new();
     for name in ["test_input_required_result_multiple_inputs", "test_input_required_result_multi_round"] {
