@@ -80,9 +80,12 @@ pub(crate) async fn sent(asked: &Asked, lease: &Lease, wait: Duration) -> Result
 
 /// Checks a call of a tool by what is known of it. Whether it is sent as a task.
 async fn called(asked: &Asked, lease: &Lease, leg: Leg, hidden: bool, wait: Duration) -> Result<bool, CallError> {
+    if lease.instance().tools_are_plain() {
+        return Ok(false);
+    }
     let mirrors = matches!(leg, Leg::ModernToLegacy | Leg::ModernToModern);
     let runs_tasks = hidden && lease.instance().era() == Era::Legacy && task::offered(capabilities(lease));
-    if !(mirrors || runs_tasks) || lease.instance().tools_are_plain() {
+    if !(mirrors || runs_tasks) {
         return Ok(false);
     }
     let Some(catalogue) = lease.instance().catalogue(wait).await else { return Ok(false) };

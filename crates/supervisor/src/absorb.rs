@@ -95,6 +95,10 @@ impl Instance {
 
     fn await_result(&self, call: u64, task: String) {
         let result = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
+        // What the server asks for the task, it asks for the call. (E211)
+        if let Some(waiting) = self.calls().waiting.get_mut(&call) {
+            waiting.task = Some(task.clone());
+        }
         let line = task::line(result, "tasks/result", &task);
         // What the server asks for the task is asked for its call (E211).
         if let Some(waiting) = self.calls().waiting.get_mut(&call) {

@@ -117,7 +117,13 @@ fn ask_session(instance: &Arc<Instance>, session: &Arc<Session>, message: &Messa
     let Some(id) = session.expect_answer(instance, server_id) else {
         return refuse(instance, server_id, "the client has too many unanswered requests");
     };
-    let body = bridge::server_request(message, &id.to_string());
+    let body = match wire::shape::request(message, session.revision()) {
+        Ok(fitted) => bridge::server_request(fitted.as_ref().unwrap_or(message), &id.to_string()),
+        Err(unaskable) => {
+            session.forget_ask(instance.id, server_id);
+            return refuse(instance, server_id, &unaskable.to_string());
+        }
+    };
     match newest_call(&instance.calls(), session) {
         Some((_, waiting)) => waiting.mailbox.push(Item::Ask(body)),
         None => session.put_ask(id, body),

@@ -22,17 +22,20 @@ pub fn result(message: &Message, method: &str, server: Era, revision: Revision, 
         return None;
     }
     let result = message.object(Place::Result)?;
+    let old_content = revision < Revision::V20250618;
     let mut splice = Splice::new();
     let mut edit = Edit { bytes: message.bytes(), splice: &mut splice, edits: 0 };
     match method {
         "tools/list" if server == Era::Modern => edit.tools(result),
         "tools/call" => {
-            edit.contents(result, revision);
+            if old_content {
+                edit.contents(result, revision);
+            }
             if server == Era::Modern {
                 edit.structured(result, wrapped);
             }
         }
-        "prompts/get" => edit.messages(result, revision),
+        "prompts/get" if old_content => edit.messages(result, revision),
         _ => {}
     }
     let edits = edit.edits;

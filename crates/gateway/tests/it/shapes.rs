@@ -114,3 +114,17 @@ async fn b39_extensions_of_the_client_reach_the_server_and_tasks_never_across_er
         host.stop().await;
     }
 }
+
+/// A form with a choice of several exists since 2025-11-25: the server hears so, and no client is shown half of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn b3_a_form_that_a_revision_does_not_have_is_refused_to_the_server() {
+    let host = everything(&["--legacy"]).await;
+    let client = host.client().with_capabilities(json!({"elicitation":{}}));
+    for revision in ["2025-06-18", "2025-03-26"] {
+        let session = client.legacy_session_at("every", revision).await.unwrap();
+        let answer = tool(&session, "test_elicitation_sep1330_enums", json!({})).await;
+        assert_eq!(answer["result"]["isError"], true, "{revision}: {answer}");
+        assert!(answer.to_string().contains("choose several values"), "{revision}: {answer}");
+    }
+    host.stop().await;
+}

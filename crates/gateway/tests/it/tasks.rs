@@ -168,6 +168,29 @@ async fn e213_where_a_process_is_not_ones_own_there_are_no_tasks() {
     }
 }
 
+/// Two tasks of one process ask at the same time: each question names its task, and so reaches the call of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn b21_e211_what_a_task_asks_is_asked_for_its_call() {
+    let host = tasks(Mode::PerPrincipal).await;
+    let client = host.client_of("ann").await.with_capabilities(json!({"elicitation":{}}));
+    let ask = async |name: &'static str| {
+        let params = json!({"name":"test_task_asks","arguments":{"ms":100,"who":name}});
+        let (_, asked) = answered(&client, params.clone()).await;
+        assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+        assert!(!asked.to_string().contains("related-task"), "{asked}");
+        let requests = asked["result"]["inputRequests"].as_object().unwrap();
+        assert_eq!(requests.len(), 1, "{asked}");
+        let key = requests.keys().next().unwrap().clone();
+        let mut again = params;
+        again["requestState"] = asked["result"]["requestState"].clone();
+        again["inputResponses"] = json!({ key: {"action":"accept","content":{"name":name}} });
+        let (status, answer) = answered(&client, again).await;
+        assert_eq!((status, text(&answer)), (200, format!("{name:?}").as_str()), "{answer}");
+    };
+    tokio::join!(ask("ann"), ask("another"));
+    host.stop().await;
+}
+
 /// Many at once: each gets its own result, and no task is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn absorbed_tasks_do_not_mix() {
