@@ -1,5 +1,4 @@
 //! Tells the linker to compress the line tables: backtraces keep their lines, and the binary loses a good part of its size.
-#![expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
