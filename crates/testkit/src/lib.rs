@@ -7,10 +7,12 @@ mod client;
 mod http1;
 pub mod matrix;
 mod sse;
+mod upstream;
 
 pub use client::{Client, MODERN, Session};
 pub use http1::{HttpError, Response, Stream};
 pub use sse::Event;
+pub use upstream::{Kind, Odd, Seen, Upstream};
 
 use std::path::PathBuf;
 

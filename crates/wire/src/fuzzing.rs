@@ -7,6 +7,7 @@ use crate::catalogue::Reading;
 use crate::classify::{Headers, Incoming, SessionHeader, classify as decide};
 use crate::code;
 use crate::era::{Era, Revision};
+use crate::events::{Event, Events};
 use crate::frame::Lines;
 use crate::header;
 use crate::message::{Message, Shape};
@@ -198,6 +199,27 @@ pub fn catalogue(data: &[u8]) {
             assert!(again.is_none(), "what was fitted fits");
         }
     }
+}
+
+/// The events of a remote server. The first byte is the limit, the second the size of the pieces, the rest is the stream.
+pub fn events(data: &[u8]) {
+    let [limit, piece, stream @ ..] = data else { return };
+    let (limit, piece) = (usize::from(*limit), usize::from(*piece) + 1);
+    let (whole, failed) = read_events(limit, stream, stream.len().max(1));
+    let (pieces, failed_too) = read_events(limit, stream, piece);
+    // In small pieces an error may come earlier, as nothing is read ahead of it; what came before is the same.
+    assert!(whole.starts_with(&pieces) || pieces.starts_with(&whole));
+    assert!(failed == failed_too && (failed || whole == pieces), "the size of the pieces makes no difference");
+    for event in &whole {
+        assert!(event.data.len() <= limit + 1 && !event.name.is_empty());
+        assert!(event.id.as_ref().is_none_or(|id| id.bytes().all(|byte| matches!(byte, b' '..=b'~'))));
+    }
+}
+
+fn read_events(limit: usize, stream: &[u8], piece: usize) -> (Vec<Event>, bool) {
+    let (mut events, mut out) = (Events::new(limit), Vec::new());
+    let failed = stream.chunks(piece).any(|chunk| events.feed(chunk, |event| out.push(event)).is_err());
+    (out, failed)
 }
 
 const LEGS: [Leg; 4] = [Leg::LegacyToLegacy, Leg::ModernToModern, Leg::ModernToLegacy, Leg::LegacyToModern];

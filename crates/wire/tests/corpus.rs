@@ -38,6 +38,11 @@ fn framer_holds_for_the_corpus() {
 }
 
 #[test]
+fn events_hold_for_the_corpus() {
+    run("events", staithe_wire::fuzzing::events);
+}
+
+#[test]
 fn bridge_holds_for_the_corpus() {
     run("bridge", staithe_wire::fuzzing::bridge);
 }

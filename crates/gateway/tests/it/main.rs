@@ -14,6 +14,7 @@ mod legacy;
 mod limits;
 mod matrix;
 mod modern;
+mod remote;
 mod rounds;
 mod shapes;
 mod sse;
