@@ -569,3 +569,48 @@ async fn e148_reasons_of_cancellations_are_kept_for_the_operator() {
     assert!(told.len() == 1 && told[0].len() < 400 && !told[0].contains('\n'), "{told:?}");
     host.stop().await;
 }
+
+/// `everything`, which is joined by lines that no call asked for while the first calls run.
+fn talkative(flag: &str) -> ServerSpec {
+    let stray = [
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7,"reason":"no"}}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":7,"progress":1}}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":1}}"#,
+        r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,
+    ];
+    let lines: Vec<String> = stray.iter().map(|line| format!("echo '{line}'")).collect();
+    let script = format!(
+        "(while sleep 0.1; do {}; done) & exec {} {flag}",
+        lines.join("; "),
+        testkit::bin("everything").display()
+    );
+    shell("every", flag, script)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e145_e151_what_belongs_to_no_call_reaches_nobody() {
+    for flag in ["--legacy", "--modern"] {
+        let host = Host::open(vec![talkative(flag)]).await;
+        let client = host.client();
+        let session = client.legacy_session("every").await.unwrap();
+        let params = json!({"name": "sleep", "arguments": {"ms": 500}, "_meta": {"progressToken": "t"}});
+        let streams = [
+            client.modern_stream("every", "tools/call", params.clone()).await.unwrap(),
+            session.stream(&json!(7), "tools/call", params).await.unwrap(),
+        ];
+        for mut stream in streams {
+            let mut notes = Vec::new();
+            let answer = loop {
+                let message = stream.next_message().await.unwrap().expect("an answer");
+                if message.get("method").is_none() {
+                    break message;
+                }
+                notes.push(message);
+            };
+            assert_eq!(text(&answer), "slept 500 ms", "{flag}");
+            assert!(notes.iter().all(|note| note["method"] == "notifications/progress"), "{flag}: {notes:?}");
+            assert_eq!(notes.len(), 10, "{flag}: only its own progress: {notes:?}");
+        }
+        host.stop().await;
+    }
+}
