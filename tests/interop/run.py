@@ -277,7 +277,12 @@ CANNOT = {
 }
 
 # Cells that do not work yet, by kind, era of the client and era of the server, and why. One that works fails the run.
-NOT_YET = {}
+NOT_YET = {
+    ("ask", "legacy", "modern"): "`input_required` does not reach a legacy client",
+    ("watch", "legacy", "modern"): "no `resources/subscribe` in front of a modern server",
+    ("watch", "modern", "legacy"): "no `subscriptions/listen` in front of a legacy server",
+    ("sse", "legacy", "modern"): "as `ask` and `watch`",
+}
 
 
 class Cell:
@@ -291,7 +296,8 @@ class Cell:
         self.roots = f"file:///{CANARY}-{title.partition(',')[0]}"
 
     def not_yet(self, server):
-        return NOT_YET.get((self.kind, self.era, server.speaks))
+        only_calls = self.kind == "sse" and (self.client, "ask") in CANNOT
+        return None if only_calls else NOT_YET.get((self.kind, self.era, server.speaks))
 
     def plan(self, server, told):
         """What the client is told, and what its answers must hold, call by call."""
