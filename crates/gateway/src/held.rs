@@ -25,7 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Caller, ExitReport, Instance, Item, Lease, Level, Pending, Question, Wish};
+use supervisor::{Caller, ExitReport, Instance, Item, Lease, Level, Pending, Question, Turn, Wish};
 use tokio::sync::mpsc;
 use wire::ask;
 use wire::bridge::{self, Delivery, Leg};
@@ -272,7 +272,7 @@ impl Held<'_> {
         }
         // Before anybody can come back: the end of these responses is no cancellation (E137).
         self.patience = monotonic() + limits.held_timeout;
-        self.pending.unheard();
+        self.pending.park();
         for (waiter, body) in self.waiters.drain(..).zip(bodies) {
             waiter.reply.finish(Delivery { body, status: 200 }).await;
         }
@@ -288,13 +288,18 @@ impl Held<'_> {
     }
 
     /// A retry came: the server gets each answer that it has not got yet (E172, E175); the retry waits for what follows.
-    async fn attach(&mut self, retry: Retry) {
+    async fn attach(&mut self, mut retry: Retry) {
         if self.waiters.len() >= RETRIES {
             return fail(retry.reply, &CallError::State, retry.message.id().as_deref()).await;
         }
+        let Some(turn) = self.turn(&mut retry.reply).await else { return };
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(error) => return fail(retry.reply, &error, retry.message.id().as_deref()).await,
+        };
         // First of all, so that what the server asks next is judged by this request's abilities.
         let wish = retry.level.map_or(Wish::Nothing, Wish::AtLeast);
-        self.pending.speak_for(retry.profile.clone(), wish);
+        self.pending.resume(retry.profile.clone(), wish, turn);
         self.profile = retry.profile;
         give(&mut self.open, &retry.message, &retry.answers);
         if let Some(level) = retry.level {
@@ -315,6 +320,15 @@ impl Held<'_> {
             self.put_at = Some(monotonic() + limits.held_together);
         }
         self.clock = Clock::start(limits.stream_after, limits.keep_alive, self.asked.timeout);
+    }
+
+    /// The turn of the process, if the call needs it to go on. `None` if the client left meanwhile.
+    async fn turn(&self, reply: &mut Reply) -> Option<Result<Option<Turn>, CallError>> {
+        let Some(subject) = self.pending.wants_turn() else { return Some(Ok(None)) };
+        let (limits, instance) = (&self.host.settings.limits, self.lease.instance());
+        let waiting = tokio::time::timeout(limits.turn_wait, instance.turn(&subject, None));
+        let taken = reply.awake(limits, true, waiting).await?;
+        Some(taken.map_err(|_elapsed| CallError::Turn { server: instance.server().clone(), after: limits.turn_wait }))
     }
 
     /// Passes a notification on. While nobody waits, the last progress is kept for who comes (B15).

@@ -447,6 +447,31 @@ const KEYS: &[Key] = &[
         why: "Calls of one principal at one time.",
         field: |c| Field::CountSize(&mut c.serving.calls_per_principal),
     },
+    Key {
+        name: "limits.held_timeout",
+        why: "How long a call that has asked its client is held for the answers; people take their time.",
+        field: |c| Field::Time(&mut c.serving.held_timeout),
+    },
+    Key {
+        name: "limits.held_rounds",
+        why: "How often one call may ask its client.",
+        field: |c| Field::Count(&mut c.serving.held_rounds),
+    },
+    Key {
+        name: "limits.held_per_principal",
+        why: "Held calls of one principal.",
+        field: |c| Field::CountSize(&mut c.serving.held_per_principal),
+    },
+    Key {
+        name: "limits.held_per_server",
+        why: "Held calls of one server.",
+        field: |c| Field::CountSize(&mut c.serving.held_per_server),
+    },
+    Key {
+        name: "limits.turn_wait",
+        why: "How long a call waits for another that could be meant when the server asks something.",
+        field: |c| Field::Time(&mut c.serving.turn_wait),
+    },
 ];
 
 impl Field<'_> {

@@ -26,6 +26,8 @@ pub struct Subject {
     /// Its result may ask for input.
     may_ask: bool,
     pub(crate) has_turn: bool,
+    /// It waits for its client, as the server does.
+    parked: bool,
 }
 
 impl Subject {
@@ -39,11 +41,19 @@ impl Subject {
             capabilities,
             may_ask: ask::may_ask(message),
             has_turn: false,
+            parked: false,
         }
     }
 
-    pub(crate) fn now_able(&mut self, capabilities: Bytes) {
+    pub(crate) fn resume(&mut self, capabilities: Bytes, has_turn: bool) {
         self.capabilities = Some(capabilities);
+        self.has_turn = has_turn;
+        self.parked = false;
+    }
+
+    pub(crate) fn park(&mut self) {
+        self.has_turn = false;
+        self.parked = true;
     }
 
     /// Two spellings of one name are one name.
@@ -85,11 +95,18 @@ pub(crate) fn owner(calls: &Calls, need: Need, task: Option<&str>) -> Option<(u6
     if let Some(id) = newest(&of_task) {
         return Some((id, Attribution::Exact));
     }
-    let id = newest(&able)?;
-    if one_addressee(&able) {
-        return Some((id, Attribution::Exact));
+    // A call whose question is open runs no further: who asks now is one of the others, if there are any.
+    let running: Vec<_> = able.iter().filter(|(_, waiting)| !waiting.subject.parked).copied().collect();
+    let (among, how) = match running.len() {
+        0 => (&able, Attribution::Exact),
+        all if all == able.len() => (&able, Attribution::Exact),
+        _ => (&running, Attribution::Learned),
+    };
+    let id = newest(among)?;
+    if one_addressee(among) {
+        return Some((id, how));
     }
-    let in_turn: Vec<_> = able.iter().filter(|(_, waiting)| waiting.subject.has_turn).copied().collect();
+    let in_turn: Vec<_> = among.iter().filter(|(_, waiting)| waiting.subject.has_turn).copied().collect();
     match newest(&in_turn).filter(|_| one_addressee(&in_turn)) {
         Some(id) => Some((id, Attribution::Learned)),
         None => Some((id, Attribution::Guess)),
@@ -189,8 +206,8 @@ pub(crate) fn learn(learned: &Learned, calls: &Calls, need: Need, chosen: u64, h
     }
 }
 
-/// The turn of a process among the calls that ask: while one has it, what the server asks is that call's. The calls of one
-/// session share it, as they have one addressee.
+/// The turn of a process among the calls that ask: while one has it, what the server asks is that call's. A call gives it
+/// away while the server waits for the call's client. The calls of one session share it, as they have one addressee.
 #[derive(Debug)]
 pub struct Turn {
     subject: Subject,
@@ -315,6 +332,13 @@ mod tests {
         many.waiting.get_mut(&1).unwrap().task = Some("t".to_owned());
         assert_eq!(owner(&many, Need::Form, Some("t")), Some((1, Attribution::Exact)));
         assert_eq!(owner(&many, Need::Form, Some("u")), Some((2, Attribution::Learned)));
+        let mut parked = calls(vec![subject("a", ELICITS), subject("b", ELICITS), subject("c", ELICITS)]);
+        parked.waiting.get_mut(&3).unwrap().subject.park();
+        assert_eq!(owner(&parked, Need::Form, None), Some((2, Attribution::Guess)));
+        parked.waiting.get_mut(&2).unwrap().subject.park();
+        assert_eq!(owner(&parked, Need::Form, None), Some((1, Attribution::Learned)));
+        parked.waiting.retain(|id, _| *id == 3);
+        assert_eq!(owner(&parked, Need::Form, None), Some((3, Attribution::Exact)));
     }
 
     #[test]

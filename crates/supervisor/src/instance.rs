@@ -477,19 +477,31 @@ impl Pending {
         self.mailbox.attribution()
     }
 
+    /// What the turn is wanted for, if the call must have it to go on and has not.
+    pub fn wants_turn(&self) -> Option<Subject> {
+        if self.turn.is_some() {
+            return None;
+        }
+        let subject = self.instance.calls().waiting.get(&self.id)?.subject.clone();
+        self.instance.takes_turns(&subject).then_some(subject)
+    }
+
     /// Another request speaks for the call now: what its client can do, and which log messages it wants. (E179)
-    pub fn speak_for(&self, capabilities: Bytes, wish: Wish) {
+    pub fn resume(&mut self, capabilities: Bytes, wish: Wish, turn: Option<Turn>) {
+        self.turn = turn.or(self.turn.take());
         if let Some(waiting) = self.instance.calls().waiting.get_mut(&self.id) {
-            waiting.subject.now_able(capabilities);
+            waiting.subject.resume(capabilities, self.turn.is_some());
             waiting.wish = wish;
         }
     }
 
-    /// Nobody listens for the moment: log messages of the server are the operator's.
-    pub fn unheard(&self) {
+    /// The server waits for the client, and nobody listens: others may have the turn, and log messages are the operator's.
+    pub fn park(&mut self) {
         if let Some(waiting) = self.instance.calls().waiting.get_mut(&self.id) {
+            waiting.subject.park();
             waiting.wish = Wish::Nothing;
         }
+        self.turn = None;
     }
 
     /// The call is over: late words about it are dropped.
