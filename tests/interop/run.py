@@ -277,12 +277,7 @@ CANNOT = {
 }
 
 # Cells that do not work yet, by kind, era of the client and era of the server, and why. One that works fails the run.
-NOT_YET = {
-    ("ask", "legacy", "modern"): "`input_required` does not reach a legacy client",
-    ("watch", "legacy", "modern"): "no `resources/subscribe` in front of a modern server",
-    ("watch", "modern", "legacy"): "no `subscriptions/listen` in front of a legacy server",
-    ("sse", "legacy", "modern"): "as `ask` and `watch`",
-}
+NOT_YET = {}
 
 
 class Cell:
