@@ -29,6 +29,5 @@ pub mod subscription;
 mod walk;
 
 pub mod negotiated;
-#[cfg(test)]
 mod round_trip;
 pub mod task;
