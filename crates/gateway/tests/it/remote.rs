@@ -123,7 +123,8 @@ async fn a_remote_server_can_ask_a_legacy_client() {
     }
 }
 
-/// The session belongs to staithe; its id and the negotiated revision are on every later request, and it is ended. (E102,
+/// The session belongs to staithe and no client sees its id; the id and the negotiated revision are on every later request,
+/// and it is ended. (E102, E126,
 /// E127, B35)
 #[tokio::test(flavor = "multi_thread")]
 async fn e102_e127_the_upstream_session_is_ours_and_is_ended() {
