@@ -128,6 +128,8 @@ pub(crate) enum CallError {
 pub(crate) enum Unasked {
     #[error("the server needs {question} from the client, and this client does not offer {feature}")]
     Lacks { question: &'static str, feature: &'static str },
+    #[error("the client cannot be asked {question}: {why}")]
+    Unfit { question: &'static str, why: wire::shape::Unaskable },
     #[error("the client failed at {question}: {why}")]
     Failed { question: &'static str, why: String },
     #[error("the client did not answer {question} within {} s", after.as_secs())]
@@ -142,7 +144,9 @@ impl Unasked {
     fn blame(&self) -> Blame {
         match self {
             Self::Endless { .. } => Blame::Server,
-            Self::Lacks { .. } | Self::Failed { .. } | Self::Unanswered { .. } | Self::Crowded => Blame::Caller,
+            Self::Lacks { .. } | Self::Unfit { .. } | Self::Failed { .. } | Self::Unanswered { .. } | Self::Crowded => {
+                Blame::Caller
+            }
         }
     }
 }

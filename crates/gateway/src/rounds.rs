@@ -74,6 +74,9 @@ async fn round(
         if let Some(feature) = question.lacks(&able.profile, session.revision()) {
             return Err(Unasked::Lacks { question: question.method(), feature }.into());
         }
+        if let Some(why) = required.unaskable(question, session.revision()) {
+            return Err(Unasked::Unfit { question: question.method(), why }.into());
+        }
     }
     let pending = lease.instance().reserve(asked.id(), wish(asked), asked.session.clone());
     let mut leg = Leg { host, asked, session, required, pending: &pending, open: Vec::new() };
@@ -172,7 +175,7 @@ impl Leg<'_> {
         for (id, place) in self.open.clone() {
             // No other call has this number.
             let name = format!("{}-{id}", self.pending.id());
-            let body = self.required.request(&questions[place], id, &name);
+            let body = self.required.request(&questions[place], id, &name, self.session.revision());
             if ask(self.asked, reply, body).await.is_err() {
                 reply.abandon();
             }

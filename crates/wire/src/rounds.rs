@@ -6,7 +6,9 @@ use crate::era::Revision;
 use crate::message::{Message, Shape};
 use crate::method;
 use crate::scan::{self, Kind, Place, Span};
+use crate::shape::{self, Unaskable};
 use crate::splice::{Splice, append_flat};
+use std::borrow::Cow;
 
 /// Whether a server's answer asks for something instead of answering.
 pub fn asks_back(message: &Message) -> bool {
@@ -85,19 +87,27 @@ impl Required {
         &self.questions
     }
 
-    /// The request for the client: `id` is ours, params are the server's bytes. A URL elicitation, which a client of
-    /// 2025-11-25 knows by an id, gets `elicitation_id` (B6).
-    pub fn request(&self, question: &Question, id: u64, elicitation_id: &str) -> Vec<u8> {
-        let bytes = self.message.bytes();
+    /// Why a client of this revision cannot be asked a question whatever it declared. (B3)
+    pub fn unaskable(&self, question: &Question, revision: Revision) -> Option<Unaskable> {
+        let params = self.message.raw(question.params?);
+        shape::params(question.method(), params, revision).err()
+    }
+
+    /// The request for the client: `id` is ours, params are the server's bytes, in the nearest form that the client's
+    /// revision has (B3). A URL elicitation, which a client of 2025-11-25 knows by an id, gets `elicitation_id` (B6).
+    pub fn request(&self, question: &Question, id: u64, elicitation_id: &str, revision: Revision) -> Vec<u8> {
         let mut out = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{}""#, question.method()).into_bytes();
         if let Some(params) = question.params {
+            let raw = self.message.raw(params);
+            let fitted = shape::params(question.method(), raw, revision).unwrap_or(Cow::Borrowed(raw));
+            let (bytes, all) = (fitted.as_ref(), Span::all(&fitted));
             out.extend_from_slice(b",\"params\":");
             let mut splice = Splice::new();
             if question.kind == Asks::Url {
-                bridge::delete(&mut splice, bytes, params, "elicitationId");
-                splice.add_member(bytes, params, "elicitationId", &bridge::quoted(elicitation_id));
+                bridge::delete(&mut splice, bytes, all, "elicitationId");
+                splice.add_member(bytes, all, "elicitationId", &bridge::quoted(elicitation_id));
             }
-            splice.write(bytes, params, &mut out);
+            splice.write(bytes, all, &mut out);
         }
         out.push(b'}');
         out
@@ -336,19 +346,39 @@ mod tests {
     #[test]
     fn b5_a_question_reaches_the_client_as_the_server_wrote_it() {
         let required = asking("{\"params\":{ \"x\":1.10,\n\"message\":\"m\" },\"method\":\"elicitation/create\"}");
-        let body = required.request(&required.questions()[0], 5, "e");
+        let body = required.request(&required.questions()[0], 5, "e", Revision::V20251125);
         let expected = r#"{"jsonrpc":"2.0","id":5,"method":"elicitation/create","params":{ "x":1.10, "message":"m" }}"#;
         assert_eq!(String::from_utf8(body).unwrap(), expected);
         let required = asking(r#"{"method":"roots/list"}"#);
-        let body = required.request(&required.questions()[0], 6, "e");
+        let body = required.request(&required.questions()[0], 6, "e", Revision::V20251125);
         assert_eq!(body, br#"{"jsonrpc":"2.0","id":6,"method":"roots/list"}"#);
+    }
+
+    #[test]
+    fn b3_an_older_client_is_asked_in_forms_that_it_knows() {
+        let form = |schema: &str| {
+            asking(&format!(
+                r#"{{"method":"elicitation/create","params":{{"message":"m","requestedSchema":{{"type":"object","properties":{{"c":{schema}}}}}}}}}"#
+            ))
+        };
+        let titled = form(r#"{"type":"string","oneOf":[{"const":"r","title":"Red"},{"const":"g","title":"Green"}]}"#);
+        let shown = |revision| {
+            let body = titled.request(&titled.questions()[0], 5, "e", revision);
+            serde_json::from_slice::<Value>(&body).unwrap()["params"]["requestedSchema"]["properties"]["c"].clone()
+        };
+        assert_eq!(shown(Revision::V20250618)["enum"], serde_json::json!(["r", "g"]));
+        assert_eq!(shown(Revision::V20250618)["enumNames"], serde_json::json!(["Red", "Green"]));
+        assert!(shown(Revision::V20251125)["oneOf"].is_array());
+        let several = form(r#"{"type":"array","items":{"type":"string","enum":["r","g"]}}"#);
+        let why = |revision| several.unaskable(&several.questions()[0], revision);
+        assert_eq!((why(Revision::V20250618), why(Revision::V20251125)), (Some(Unaskable::MultiSelect), None));
     }
 
     #[test]
     fn b6_a_url_elicitation_gets_an_id() {
         let required =
             asking(r#"{"method":"elicitation/create","params":{"mode":"url","url":"https://a/","elicitationId":"x"}}"#);
-        let body = required.request(&required.questions()[0], 5, "made-up");
+        let body = required.request(&required.questions()[0], 5, "made-up", Revision::V20251125);
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["params"], json!({"mode":"url","url":"https://a/","elicitationId":"made-up"}));
     }
