@@ -22,7 +22,7 @@ pub(crate) enum GateError {
     Host(String),
     #[error("pages of {0:?} may not call this address; add it to `allowed_origins` if they should")]
     Origin(String),
-    #[error("there is nothing here; servers are at /mcp/<server>")]
+    #[error("there is nothing here; servers are at /mcp/<server>, for HTTP+SSE at /sse/<server>")]
     NoSuchPath,
     #[error("a bearer token is needed: send `Authorization: Bearer <token>`")]
     NoToken,
@@ -42,7 +42,7 @@ pub(crate) enum GateError {
     Initialized,
     #[error("no unpredictable name could be made; the system gives no random numbers")]
     NoRandomness,
-    #[error("there is no such session; open a new one with `initialize`")]
+    #[error("there is no such session; open a new one with `initialize`, over HTTP+SSE with a new GET")]
     NoSuchSession,
     #[error("the body must be JSON: send `Content-Type: application/json`")]
     ContentType,
@@ -79,11 +79,13 @@ pub(crate) enum CallError {
     Deadline { server: ServerName, after: Duration },
     #[error("{limit} calls of this principal wait for answers, which is the limit; wait for one of them")]
     Calls { limit: usize },
-    #[error("request state is invalid or has expired")]
+    #[error("request state is invalid or has expired; send the call again without `requestState` and `inputResponses`")]
     State,
     #[error("`inputResponses` must be an object whose members are objects")]
     Answers,
-    #[error("{limit} calls of this {of} wait for their clients' answers, which is the limit; answer one of them first")]
+    #[error(
+        "{limit} calls of this {of} wait for their clients' answers, which is the limit; answer one of them, or wait until one is given up"
+    )]
     Held { limit: usize, of: &'static str },
     #[error("the call asked its client {limit} times, which is the limit; it was told to stop")]
     Rounds { limit: u32 },
@@ -255,7 +257,7 @@ impl CallError {
             Self::Calls { .. } => (503, code::INTERNAL, "too_many_calls"),
             Self::State => (200, code::INVALID_PARAMS, "invalid_state"),
             Self::Answers => (200, code::INVALID_PARAMS, "invalid_answers"),
-            Self::Held { .. } => (200, code::INTERNAL, "too_many_held"),
+            Self::Held { .. } => (503, code::INTERNAL, "too_many_held"),
             Self::Rounds { .. } => (200, code::INTERNAL, "too_many_rounds"),
             Self::Questions { .. } => (200, code::INTERNAL, "too_much_asked"),
             Self::Unsealed => (200, code::INTERNAL, "no_randomness"),
