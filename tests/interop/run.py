@@ -214,7 +214,7 @@ def rmcp_binary():
     """The test program of crates/staithe that is the rmcp client; cargo builds it where needed and says where it is."""
     if given := os.environ.get("STAITHE_TEST_RMCP_CLIENT"):
         return given
-    command = ["cargo", "test", "--release", "--quiet", "--package", "staithe", "--test", "rmcp_client", "--no-run", "--message-format", "json"]
+    command = ["cargo", "test", "--release", "--quiet", "--workspace", "--test", "rmcp_client", "--no-run", "--message-format", "json"]
     built = subprocess.run(command, cwd=host.ROOT, stdout=subprocess.PIPE, text=True, check=True)
     for line in built.stdout.splitlines():
         message = json.loads(line)

@@ -203,8 +203,8 @@ impl Places {
 fn build(places: &Places) -> Result<(), BenchError> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "-p", "staithe", "-p", "staithe-testkit", "--bin", "staithe"])
-        .args(["--bin", "echo"])
+        // The whole workspace, as the tests build it: fewer packages would choose other features and compile the world again.
+        .args(["build", "--release", "--quiet", "--workspace", "--all-targets"])
         .current_dir(&places.root)
         .status()
         .map_err(cannot("run cargo build"))?;

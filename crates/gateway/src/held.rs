@@ -34,6 +34,9 @@ use wire::scan::Span;
 use table::{Place, RETRIES, Voice};
 pub(crate) use table::{Table, url_round};
 
+/// How long an answer waits for its call to get the turn of its process back.
+const SOON: Duration = Duration::from_secs(1);
+
 // ---- the first question -------------------------------------------------------------------------------------------
 
 /// Holds a call from its first question to its end. Whoever waited when it ended has been answered.
@@ -289,10 +292,6 @@ impl Held<'_> {
             return fail(retry.reply, &CallError::State, retry.message.id().as_deref()).await;
         }
         let Some(turn) = self.turn(&mut retry.reply).await else { return };
-        let turn = match turn {
-            Ok(turn) => turn,
-            Err(error) => return fail(retry.reply, &error, retry.message.id().as_deref()).await,
-        };
         // First of all, so that what the server asks next is judged by this request's abilities.
         let wish = retry.level.map_or(Wish::Nothing, Wish::AtLeast);
         self.pending.resume(retry.profile.clone(), wish, turn);
@@ -318,13 +317,14 @@ impl Held<'_> {
         self.clock = Clock::start(limits.stream_after, limits.keep_alive, self.asked.timeout);
     }
 
-    /// The turn of the process, if the call needs it to go on. `None` if the client left meanwhile.
-    async fn turn(&self, reply: &mut Reply) -> Option<Result<Option<Turn>, CallError>> {
-        let Some(subject) = self.pending.wants_turn() else { return Some(Ok(None)) };
+    /// The turn of the process, if the call needs it and it is soon to be had. Who has it may wait for the very answer that
+    /// comes here, so an answer is never kept for want of a turn. `None` if the client left meanwhile.
+    async fn turn(&self, reply: &mut Reply) -> Option<Option<Turn>> {
+        let Some(subject) = self.pending.wants_turn() else { return Some(None) };
         let (limits, instance) = (&self.host.settings.limits, self.lease.instance());
-        let waiting = tokio::time::timeout(limits.turn_wait, instance.turn(&subject, None));
+        let waiting = tokio::time::timeout(SOON, instance.turn(&subject, None));
         let taken = reply.awake(limits, true, waiting).await?;
-        Some(taken.map_err(|_elapsed| CallError::Turn { server: instance.server().clone(), after: limits.turn_wait }))
+        Some(taken.ok().flatten())
     }
 
     /// Passes a notification on. While nobody waits, the last progress is kept for who comes (B15).

@@ -71,6 +71,7 @@ impl Listen<'_> {
                 Err(CallError::Absent(absent @ (Absent::Failing { .. } | Absent::Slow { .. }))) => {
                     absent.retry_after().unwrap_or(Duration::from_secs(1))
                 }
+                Err(CallError::Gone(_)) => Duration::from_secs(1),
                 // Whatever the reason: the promise cannot be kept any more.
                 Err(_) => return Ok(self.end()),
             };
@@ -190,6 +191,8 @@ impl Listen<'_> {
                         return Ok(Turn::Ended(End::Answer(delivery)));
                     }
                     Item::Garbled(what) => return Err(CallError::Garbled(what)),
+                    // A remote server that lives on must not be asked in a tight loop.
+                    Item::Gone(report) if !report.reached => return Err(CallError::Gone(report)),
                     Item::Gone(_) => return Ok(Turn::Next),
                     // The server ended it otherwise than with an answer (E145).
                     Item::Cancelled => return Ok(Turn::Ended(self.end())),

@@ -100,10 +100,6 @@ impl Instance {
             waiting.task = Some(task.clone());
         }
         let line = task::line(result, "tasks/result", &task);
-        // What the server asks for the task is asked for its call (E211).
-        if let Some(waiting) = self.calls().waiting.get_mut(&call) {
-            waiting.task = Some(task.clone());
-        }
         // Before it is sent: the answer may come at once.
         self.absorbed.change(|table| {
             table.results.insert(result, call);
@@ -112,6 +108,11 @@ impl Instance {
         if let Err(stalled) = self.send(line) {
             self.context.log.add(self.id, LogSource::Host, &format!("a task cannot be followed: {stalled}"));
         }
+    }
+
+    /// The call that the answer to request `id` is for: another one where `id` asks for the result of its task.
+    pub(crate) fn absorbed_call(&self, id: u64) -> u64 {
+        if self.absorbed.none() { id } else { self.absorbed.table().results.get(&id).copied().unwrap_or(id) }
     }
 
     /// The call has ended for whoever waited for it.

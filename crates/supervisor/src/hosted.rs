@@ -12,7 +12,7 @@ use crate::probe;
 use crate::remote::{Memory, Pool as Connections};
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::slot::{Context, Counters, Order, Slot, State};
+use crate::slot::{Context, Counters, Order, Slot};
 use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 use sha2::{Digest, Sha256};
@@ -467,7 +467,8 @@ impl Hosted {
     pub(crate) fn session_closed(&self, session: &str) {
         for slot in self.all_slots() {
             slot.detach(session);
-            if let State::Ready(instance) = slot.state() {
+            // Also where it serves no new calls any more and only finishes those that it has.
+            if let Some(instance) = slot.serving() {
                 instance.cancel_session(session, "the client ended its session");
             }
             if matches!(&slot.key.holder, crate::key::Holder::Session { id, .. } if id == session) {

@@ -406,11 +406,13 @@ impl Instance {
 
     /// Whether the call with this id still waits.
     pub(crate) fn waits_for(&self, id: u64) -> bool {
+        let id = self.absorbed_call(id);
         self.calls().waiting.contains_key(&id)
     }
 
     /// Only this call gets no answer any more: the instance lives on.
     pub(crate) fn lose(&self, id: u64, why: String) {
+        let id = self.absorbed_call(id);
         if let Some(waiting) = self.calls().waiting.remove(&id) {
             let report = ExitReport { reached: false, ..self.report(why, false) };
             waiting.mailbox.push(Item::Gone(report));
@@ -499,10 +501,16 @@ impl Pending {
         self.instance.takes_turns(&subject).then_some(subject)
     }
 
-    /// Another request speaks for the call now: what its client can do, and which log messages it wants. (E179)
+    /// Another request speaks for the call now: what its client can do, and which log messages it wants. (E179) A call that
+    /// needs the turn and goes on without it makes every other's doubtful: what the server asks next is a guess.
     pub fn resume(&mut self, capabilities: Bytes, wish: Wish, turn: Option<Turn>) {
+        let without = turn.is_none() && self.wants_turn().is_some();
         self.turn = turn.or(self.turn.take());
-        if let Some(waiting) = self.instance.calls().waiting.get_mut(&self.id) {
+        let mut calls = self.instance.calls();
+        if without {
+            calls.waiting.values_mut().for_each(|waiting| waiting.subject.has_turn = false);
+        }
+        if let Some(waiting) = calls.waiting.get_mut(&self.id) {
             waiting.subject.resume(capabilities, self.turn.is_some());
             waiting.wish = wish;
         }

@@ -135,6 +135,8 @@ impl Keeper {
                 Some(Item::Note(note)) => self.heard(instance, &note),
                 Some(Item::Answer(_) | Item::Garbled(_)) if self.acknowledged.is_some() => return self.refused(),
                 Some(Item::Answer(_) | Item::Garbled(_) | Item::Cancelled) => return Turn::Later,
+                // A remote server that lives on must not be asked in a tight loop.
+                Some(Item::Gone(report)) if !report.reached => return Turn::Later,
                 Some(Item::Gone(_)) => return Turn::Next,
                 Some(Item::Ask(_) | Item::Question(_) | Item::Withdrawn(_)) => {}
             }

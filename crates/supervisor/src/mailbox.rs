@@ -73,6 +73,31 @@ struct Inbox {
     bytes: usize,
 }
 
+/// Requests of a server, and words about them, that may wait for one call. A server has fewer open than this: what is more,
+/// it has taken back.
+const MOST_ASKS: usize = 256;
+
+impl Inbox {
+    /// A server that asks and takes back without end must fill no memory. True where nothing is left to add.
+    fn takes_back(&mut self, item: &Item) -> bool {
+        match item {
+            Item::Withdrawn(id) => {
+                let unread = self.items.iter().position(|item| matches!(item, Item::Question(asked) if asked.is(id)));
+                unread.and_then(|at| self.items.remove(at)).is_some()
+            }
+            Item::Ask(_) => {
+                let asks = self.items.iter().filter(|item| matches!(item, Item::Ask(_))).count();
+                let oldest = self.items.iter().position(|item| matches!(item, Item::Ask(_)));
+                if let Some(at) = oldest.filter(|_| asks >= MOST_ASKS) {
+                    self.items.remove(at);
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Mailbox {
     pub(crate) fn new(limit: usize) -> Self {
         Self { inbox: Mutex::default(), arrived: Notify::new(), limit }
@@ -83,6 +108,9 @@ impl Mailbox {
         // A note may wait for its slow caller, so it must hold no more memory than is counted.
         let item = if let Item::Note(message) = item { Item::Note(message.detached()) } else { item };
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.takes_back(&item) {
+            return;
+        }
         inbox.bytes += size(&item);
         inbox.items.push_back(item);
         while inbox.bytes > self.limit {
@@ -149,6 +177,19 @@ fn size(item: &Item) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_asks_and_takes_back_without_end_fills_no_memory() {
+        let mailbox = Mailbox::new(1 << 20);
+        for n in 0..10_000_u32 {
+            mailbox.push(Item::Ask(n.to_string().into_bytes()));
+        }
+        for n in 10_000 - 256..10_000_u32 {
+            let item = mailbox.next().await;
+            assert!(matches!(&item, Item::Ask(body) if *body == n.to_string().into_bytes()), "{item:?}");
+        }
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(1), mailbox.next()).await.is_err());
+    }
     use wire::scan::{Limits, Side};
 
     #[tokio::test]

@@ -299,6 +299,13 @@ impl Slot {
     ) -> Subscribed {
         let wishes = &self.context.subscriptions;
         let Some(turn) = wishes.enter(uri, who, self.context.limits.subscriptions) else { return Subscribed::Full };
+        // A session that ended meanwhile was untied before this wish was there: nobody else would take it back.
+        if let Who::Session(session) = who
+            && session.ended().is_cancelled()
+        {
+            self.leave(who, uri, None).await;
+            return Subscribed::Refused;
+        }
         let mut told = turn.lock().await;
         let mut instance = instance.clone();
         let outcome = loop {

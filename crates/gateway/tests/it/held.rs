@@ -551,6 +551,28 @@ async fn calls_of_a_tool_that_asks_take_turns() {
     host.stop().await;
 }
 
+/// Who has the turn may wait for the very answer that comes: a server that works on one call at a time does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_never_kept_for_want_of_a_turn() {
+    let host = open(|setup| setup.face.turn_wait = Duration::from_secs(20)).await;
+    let client = Arc::new(able(&host));
+    let params = |who: &str| steps(&json!([form(who), wait(who)]));
+    let teach = call(&client, params("teacher")).await;
+    said(&call(&client, retry(&params("teacher"), &teach, json!({"r1_1": accept("taught")}))).await);
+    let first = call(&client, params("q")).await;
+    let running = {
+        let client = client.clone();
+        stdx::task::spawn("running", async move { call(&client, steps(&json!([{"sleep": 8000}]))).await })
+    };
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = monotonic();
+    let end = said(&call(&client, retry(&params("q"), &first, json!({"r1_1": accept("word")}))).await);
+    assert_eq!(end["answers"]["q"][0]["result"], accept("word"));
+    assert!(begun.elapsed() < Duration::from_secs(4), "the answer was kept for {:?}", begun.elapsed());
+    said(&running.await.unwrap().unwrap());
+    host.stop().await;
+}
+
 /// Two calls that could both be meant, for the first time: the newest is taken, and the operator reads that it was a guess.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guess_is_told_as_one() {
