@@ -201,7 +201,7 @@ async fn e172_repeats_get_the_same_answer_and_the_server_hears_each_once() {
 /// Edge case 5: the same state by another principal, for other arguments, another tool, another method, another server, after a
 /// change, and as no string. One refusal for all, and the true retry still works.
 #[tokio::test(flavor = "multi_thread")]
-async fn e170_e171_e197_a_state_is_good_for_its_own_call_alone() {
+async fn edge_05_e170_e171_e197_a_state_is_good_for_its_own_call_alone() {
     let mut other = asker(Mode::PerPrincipal);
     other.name = "other".parse().unwrap();
     let setup = Setup { auth: Auth::Required, ..Setup::default() };
@@ -298,7 +298,7 @@ async fn e173_a_call_that_nobody_comes_back_to_is_released() {
 
 /// Edge case 4: the server gives up on its question and ends the call while nobody is there.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_that_is_withdrawn_and_an_answer_that_comes_early_wait_for_the_retry() {
+async fn edge_04_a_question_that_is_withdrawn_and_an_answer_that_comes_early_wait_for_the_retry() {
     let host = open(|_| {}).await;
     let client = able(&host);
     let params = steps(&json!([form("a"), {"sleep": 100}, {"withdraw": "a"}]));
@@ -575,7 +575,7 @@ async fn an_answer_is_never_kept_for_want_of_a_turn() {
 
 /// Two calls that could both be meant, for the first time: the newest is taken, and the operator reads that it was a guess.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guess_is_told_as_one() {
+async fn edge_03_a_guess_is_told_as_one() {
     let host = open(|_| {}).await;
     let client = Arc::new(able(&host));
     let quiet = {
