@@ -8,5 +8,5 @@ mod probe;
 mod socket;
 
 pub use client::{Replies, call};
-pub use probe::serve as serve_probe;
+pub use probe::{Probed, serve as serve_probe};
 pub use socket::{BindError, Socket};

@@ -1,5 +1,5 @@
-//! The operator's HTTP listener: `/healthz` says that the process lives, `/readyz` whether it can take calls. It listens
-//! on loopback and tells no secret, so it asks for no token; a foreign `Host` is refused, so that no web page can read it.
+//! The operator's HTTP listener: `/healthz` says that the process lives, `/readyz` whether it can take calls, `/metrics` what
+//! was counted. It listens on loopback and tells no secret, so it asks for no token; a foreign `Host` is refused, so that no web page can read it.
 
 use bytes::Bytes;
 use control::{Control, Readiness};
@@ -28,8 +28,25 @@ const CONNECTION: Duration = Duration::from_secs(60);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Answers probes until `shutdown`. From `stopping` on, the host is not ready, however its servers are.
-pub async fn serve(listener: TcpListener, control: Control, stopping: CancellationToken, shutdown: CancellationToken) {
+/// What the listener answers with.
+#[derive(Clone)]
+pub struct Probed {
+    /// Says whether the host is ready.
+    pub control: Control,
+    /// Writes the page of `/metrics`. It knows what there is to count; this door does not.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// From now on the host is not ready, however its servers are.
+    pub stopping: CancellationToken,
+}
+
+impl std::fmt::Debug for Probed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probed").finish_non_exhaustive()
+    }
+}
+
+/// Answers probes until `shutdown`.
+pub async fn serve(listener: TcpListener, probed: Probed, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned();
@@ -39,7 +56,7 @@ pub async fn serve(listener: TcpListener, control: Control, stopping: Cancellati
         };
         match accepted {
             (Ok(place), Ok((stream, _))) => {
-                let visit = visit(stream, control.clone(), stopping.clone(), shutdown.clone());
+                let visit = visit(stream, probed.clone(), shutdown.clone());
                 drop(stdx::task::spawn("probe connection", async move {
                     visit.await;
                     drop(place);
@@ -54,10 +71,9 @@ pub async fn serve(listener: TcpListener, control: Control, stopping: Cancellati
     }
 }
 
-async fn visit(stream: TcpStream, control: Control, stopping: CancellationToken, shutdown: CancellationToken) {
+async fn visit(stream: TcpStream, probed: Probed, shutdown: CancellationToken) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let state = || if stopping.is_cancelled() { State::Stopping } else { State::Serving(control.readiness()) };
-        let answer = answer(request.method(), request.uri().path(), request.headers(), state);
+        let answer = answer(request.method(), request.uri().path(), request.headers(), &probed);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -81,15 +97,31 @@ enum State {
     Stopping,
 }
 
-fn answer(method: &Method, path: &str, headers: &HeaderMap, state: impl FnOnce() -> State) -> Response<Full<Bytes>> {
+/// What the answers are made of.
+trait Knows {
+    fn state(&self) -> State;
+    fn metrics(&self) -> String;
+}
+
+impl Knows for Probed {
+    fn state(&self) -> State {
+        if self.stopping.is_cancelled() { State::Stopping } else { State::Serving(self.control.readiness()) }
+    }
+
+    fn metrics(&self) -> String {
+        (self.metrics)()
+    }
+}
+
+fn answer(method: &Method, path: &str, headers: &HeaderMap, knows: &impl Knows) -> Response<Full<Bytes>> {
     if !loopback_host(headers) {
         return text(
             StatusCode::FORBIDDEN,
             "this listener answers only to loopback names: use http://127.0.0.1 or http://localhost\n",
         );
     }
-    if !matches!(path, "/healthz" | "/readyz") {
-        return text(StatusCode::NOT_FOUND, "there is /healthz and /readyz\n");
+    if !matches!(path, "/healthz" | "/readyz" | "/metrics") {
+        return text(StatusCode::NOT_FOUND, "there is /healthz, /readyz and /metrics\n");
     }
     if method != Method::GET && method != Method::HEAD {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n");
@@ -99,7 +131,10 @@ fn answer(method: &Method, path: &str, headers: &HeaderMap, state: impl FnOnce()
     if path == "/healthz" {
         return text(StatusCode::OK, "ok\n");
     }
-    let State::Serving(Readiness { ready, waiting }) = state() else {
+    if path == "/metrics" {
+        return respond(StatusCode::OK, stdx::meter::CONTENT_TYPE, knows.metrics());
+    }
+    let State::Serving(Readiness { ready, waiting }) = knows.state() else {
         let body = format!("{}\n", json!({"ready": false, "state": "stopping", "waiting": []}));
         return respond(StatusCode::SERVICE_UNAVAILABLE, "application/json", body);
     };
@@ -137,26 +172,40 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
 
 #[cfg(test)]
 mod tests {
-    use super::{State, answer};
+    use super::{Knows, State, answer};
     use control::Readiness;
     use http::{HeaderMap, HeaderValue, Method};
+
+    /// Is ready, waits for a server, or stops.
+    struct Fixed(Option<bool>);
+
+    impl Knows for Fixed {
+        fn state(&self) -> State {
+            let Some(ready) = self.0 else { return State::Stopping };
+            let waiting =
+                if ready { vec![] } else { vec![("a".to_owned(), "failing".to_owned(), Some("exit 1".to_owned()))] };
+            State::Serving(Readiness { ready, waiting })
+        }
+
+        fn metrics(&self) -> String {
+            "x 1\n".to_owned()
+        }
+    }
 
     fn status(method: &Method, path: &str, hosts: &[&'static str], ready: bool) -> u16 {
         let mut headers = HeaderMap::new();
         for host in hosts {
             headers.append("host", HeaderValue::from_static(host));
         }
-        let waiting =
-            if ready { vec![] } else { vec![("a".to_owned(), "failing".to_owned(), Some("exit 1".to_owned()))] };
-        answer(method, path, &headers, || State::Serving(Readiness { ready, waiting })).status().as_u16()
+        answer(method, path, &headers, &Fixed(Some(ready))).status().as_u16()
     }
 
     #[test]
     fn a_host_that_stops_is_not_ready_but_alive() {
         let mut headers = HeaderMap::new();
         headers.append("host", HeaderValue::from_static("localhost"));
-        assert_eq!(answer(&Method::GET, "/readyz", &headers, || State::Stopping).status().as_u16(), 503);
-        assert_eq!(answer(&Method::GET, "/healthz", &headers, || State::Stopping).status().as_u16(), 200);
+        assert_eq!(answer(&Method::GET, "/readyz", &headers, &Fixed(None)).status().as_u16(), 503);
+        assert_eq!(answer(&Method::GET, "/healthz", &headers, &Fixed(None)).status().as_u16(), 200);
     }
 
     #[test]
@@ -165,6 +214,9 @@ mod tests {
         assert_eq!(status(&Method::GET, "/healthz", own, false), 200);
         assert_eq!(status(&Method::GET, "/readyz", own, false), 503);
         assert_eq!(status(&Method::HEAD, "/readyz", own, true), 200);
+        assert_eq!(status(&Method::GET, "/metrics", own, false), 200);
+        assert_eq!(status(&Method::POST, "/metrics", own, true), 405);
+        assert_eq!(status(&Method::GET, "/metrics", &["evil.example"], true), 403);
         assert_eq!(status(&Method::POST, "/readyz", own, true), 405);
         assert_eq!(status(&Method::GET, "/", own, true), 404);
         assert_eq!(status(&Method::GET, "/healthz/", own, true), 404);

@@ -3,10 +3,13 @@
 use crate::error::GateError;
 use crate::listen::Host;
 use crate::settings::{Auth, Settings};
+use crate::timing::Arrival;
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use model::{Principal, ServerName};
 use oauth::Verified;
+use std::sync::Arc;
+use supervisor::ServerMeter;
 
 /// Proof that a request may speak to a server as a principal. Made only by [`admit`].
 #[derive(Clone, Debug)]
@@ -14,6 +17,8 @@ pub(crate) struct Admitted {
     server: ServerName,
     principal: Principal,
     token: Option<Verified>,
+    arrival: Arrival,
+    meter: Option<Arc<ServerMeter>>,
 }
 
 impl Admitted {
@@ -28,6 +33,21 @@ impl Admitted {
 
     pub(crate) fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// The same for a server that is hosted: its calls are counted there.
+    pub(crate) fn counted(self, meter: &Arc<ServerMeter>) -> Self {
+        Self { meter: Some(meter.clone()), ..self }
+    }
+
+    /// Where its calls are counted.
+    pub(crate) fn meter(&self) -> Option<&Arc<ServerMeter>> {
+        self.meter.as_ref()
+    }
+
+    /// When its request came, and what it wants to be told.
+    pub(crate) fn arrival(&self) -> &Arrival {
+        &self.arrival
     }
 }
 
@@ -61,19 +81,21 @@ fn only<'a>(parts: &'a Parts, name: HeaderName, shown: &'static str) -> Result<O
 
 /// Who is calling which server.
 pub(crate) fn admit(host: &Host, parts: &Parts, server: ServerName) -> Result<Admitted, GateError> {
-    match host.settings.auth {
-        Auth::Open => Ok(Admitted { server, principal: Principal::anonymous(), token: None }),
+    let arrival = Arrival::of(parts, &host.meters);
+    let (principal, token) = match host.settings.auth {
+        Auth::Open => (Principal::anonymous(), None),
         Auth::Required => {
             let bearer = bearer(parts)?;
             match host.authority.verify(bearer, &server) {
-                Ok(verified) => Ok(Admitted { server, principal: verified.principal().clone(), token: Some(verified) }),
+                Ok(verified) => (verified.principal().clone(), Some(verified)),
                 Err(denied) => {
                     tracing::info!(%server, reason = %denied, "a token was refused");
-                    Err(GateError::BadToken)
+                    return Err(GateError::BadToken);
                 }
             }
         }
-    }
+    };
+    Ok(Admitted { server, principal, token, arrival, meter: None })
 }
 
 fn bearer(parts: &Parts) -> Result<&str, GateError> {

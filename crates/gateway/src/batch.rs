@@ -5,6 +5,7 @@ use crate::feed::{self, Hello};
 use crate::listen::Host;
 use crate::reply::{Accepts, Asker, Body, Part, Reply, empty, json};
 use crate::session;
+use crate::timing::Course;
 use http::{Response, StatusCode};
 use oauth::Verified;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(crate) async fn batch(
     let (all, own, token) = (host.clone(), session.clone(), admitted.token().cloned());
     stdx::task::spawn("batch", async move {
         for message in requests {
-            let reply = Reply::part(sender.clone(), &all.settings.limits);
+            let reply = Reply::part(sender.clone(), &all.settings.limits).followed(Course::of(&all, &admitted));
             session::request(all.clone(), &admitted, own.clone(), message, reply).await;
         }
     });

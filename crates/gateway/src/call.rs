@@ -65,6 +65,7 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut repl
             if let Some(value) = error.retry_header() {
                 reply.header("retry-after", value);
             }
+            reply.course().outcome(error.outcome());
             reply.finish(error.delivery(Some(&asked.id()))).await;
         }
     }
@@ -125,6 +126,7 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
         };
         match send(asked, &lease, &sent, subject, turn).await {
             Ok(pending) => {
+                reply.course().sent(pending.id());
                 let mut reached = Progress::default();
                 let end = match answer(host, asked, &lease, pending, reply, &mut reached).await {
                     Ok(End::Asks(first)) => {
@@ -291,6 +293,7 @@ pub(crate) async fn answer(
                 break Ok(End::Asks(Box::new(message)));
             }
             Happened::Item(Item::Answer(message)) => {
+                reply.course().answered(&message);
                 let message = tools::fitted(asked, lease, message, limits.tools_wait).await?;
                 break Ok(End::Answer(delivery(host, asked, lease, &message)));
             }

@@ -10,7 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use model::{Blame, ServerName};
 use std::time::Duration;
-use supervisor::{Absent, ExitReport, NoSession, NotKept, Stalled, Unanswered};
+use supervisor::{Absent, ExitReport, NoSession, NotKept, Outcome, Stalled, Unanswered};
 use wire::bridge::Delivery;
 use wire::classify::Refusal;
 use wire::code;
@@ -226,6 +226,16 @@ impl CallError {
             | Self::NotInSession(_)
             | Self::NoTasks(_)
             | Self::Mirrored(_) => Blame::Caller,
+        }
+    }
+
+    /// How a call that failed with it is counted.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match (self, self.blame()) {
+            (Self::Deadline { .. } | Self::Unanswered(Unanswered::Slow { .. }), _) => Outcome::Deadline,
+            (_, Blame::Caller) => Outcome::CallerError,
+            (_, Blame::Server) => Outcome::ServerError,
+            (_, Blame::Host) => Outcome::HostError,
         }
     }
 

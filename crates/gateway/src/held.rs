@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Caller, ExitReport, Item, Lease, Level, Pending, Question, Turn, Wish};
+use supervisor::{Caller, ExitReport, Item, Lease, Level, Outcome as Counted, Pending, Question, Turn, Wish};
 use tokio::sync::mpsc;
 use wire::ask;
 use wire::bridge::Delivery;
@@ -200,7 +200,7 @@ impl Held<'_> {
             Some(retry) = retries.recv() => Next::Retry(Box::new(retry)),
             item = pending.next() => Next::Call(Happened::Item(item)),
             gone = one_left(waiters), if attached => {
-                drop(self.waiters.swap_remove(gone));
+                self.waiters.swap_remove(gone).reply.close();
                 Next::Call(Happened::Left)
             }
             () = host.stopping.cancelled(), if !attached => Next::Forsaken("the host stops"),
@@ -272,7 +272,8 @@ impl Held<'_> {
         // Before anybody can come back: the end of these responses is no cancellation (E137).
         self.patience = monotonic() + limits.held_timeout;
         self.pending.park();
-        for (waiter, body) in self.waiters.drain(..).zip(bodies) {
+        for (mut waiter, body) in self.waiters.drain(..).zip(bodies) {
+            waiter.reply.course().outcome(Counted::Asked);
             waiter.reply.finish(Delivery { body, status: 200 }).await;
         }
         None
@@ -292,6 +293,7 @@ impl Held<'_> {
             return fail(retry.reply, &CallError::State, retry.message.id().as_deref()).await;
         }
         let Some(turn) = self.turn(&mut retry.reply).await else { return };
+        retry.reply.course().sent(self.pending.id());
         // First of all, so that what the server asks next is judged by this request's abilities.
         let wish = retry.level.map_or(Wish::Nothing, Wish::AtLeast);
         self.pending.resume(retry.profile.clone(), wish, turn);
@@ -335,6 +337,8 @@ impl Held<'_> {
             let wanted = !progress || waiter.message.progress_token().is_some();
             if !wanted || waiter.reply.event(&note_body(&waiter.message, &note)).await.is_ok() {
                 self.waiters.push(waiter);
+            } else {
+                waiter.reply.close();
             }
         }
         self.clock.spoke();
@@ -348,6 +352,8 @@ impl Held<'_> {
         for mut waiter in std::mem::take(&mut self.waiters) {
             if waiter.reply.keep_alive().await.is_ok() {
                 self.waiters.push(waiter);
+            } else {
+                waiter.reply.close();
             }
         }
         self.clock.spoke();
@@ -378,8 +384,9 @@ impl Held<'_> {
             return End::Silence;
         }
         let delivered = !waiters.is_empty();
-        for waiter in waiters {
+        for mut waiter in waiters {
             let delivery = voice.delivery(&host.held, &host.settings.limits, &outcome, &waiter.message);
+            outcome.count(&mut waiter.reply);
             waiter.reply.finish(delivery).await;
         }
         let until = if delivered { monotonic() + host.settings.limits.held_kept } else { patience };
@@ -432,6 +439,19 @@ impl Outcome {
             Self::Left => Some("the client closed the connection"),
             Self::Forsaken(why) => Some(why),
         }
+    }
+
+    /// Tells the course of a request that waited for it.
+    fn count(&self, reply: &mut Reply) {
+        let counted = match self {
+            Self::Answer(message) => return reply.course().answered(message),
+            Self::Deadline(_) => Counted::Deadline,
+            Self::Gone(report) if report.asked => Counted::HostError,
+            Self::Gone(_) | Self::Garbled(_) | Self::Rounds | Self::Questions => Counted::ServerError,
+            Self::Unsealed => Counted::HostError,
+            Self::Left | Self::Forsaken(_) => Counted::Cancelled,
+        };
+        reply.course().outcome(counted);
     }
 
     fn name(&self) -> &'static str {
@@ -533,9 +553,10 @@ impl Kept {
                 () = tokio::time::sleep_until(self.until.into()) => None,
                 () = host.stopping.cancelled() => None,
             };
-            let Some(Retry { reply, message, answers, permit, .. }) = retry else { break };
+            let Some(Retry { mut reply, message, answers, permit, .. }) = retry else { break };
             give(&mut self.open, &message, &answers);
             let delivery = self.voice.delivery(&host.held, &host.settings.limits, &self.outcome, &message);
+            self.outcome.count(&mut reply);
             reply.finish(delivery).await;
             drop(permit);
             if !self.delivered {

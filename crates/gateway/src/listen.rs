@@ -1,6 +1,7 @@
 //! The public listener: accepts connections, bounds them, and ends them in order.
 
 use crate::held;
+use crate::meters::Meters;
 use crate::permit::Shares;
 use crate::routes;
 use crate::settings::Settings;
@@ -25,7 +26,8 @@ pub(crate) struct Host {
     pub(crate) supervisor: Supervisor,
     pub(crate) authority: Authority,
     pub(crate) settings: Settings,
-    pub(crate) shares: Shares,
+    pub(crate) shares: Arc<Shares>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) held: held::Table,
     /// Open HTTP+SSE connections.
     pub(crate) channels: Channels,
@@ -39,20 +41,23 @@ pub async fn serve(
     supervisor: Supervisor,
     authority: Authority,
     settings: Settings,
+    meters: Arc<Meters>,
     shutdown: CancellationToken,
 ) {
     let limits = settings.limits.clone();
-    let shares = Shares::new(&limits);
+    let shares = Arc::new(Shares::new(&limits));
+    let room = Arc::new(Semaphore::new(limits.connections));
+    meters.watch(&shares, &room, limits.connections);
     let host = Arc::new(Host {
         supervisor,
         authority,
         settings,
         shares,
+        meters,
         held: held::Table::new(),
         channels: Channels::default(),
         stopping: shutdown.clone(),
     });
-    let room = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     while let Some(Some((stream, place))) = shutdown.run_until_cancelled(accept(&listener, &room)).await {
         let served = connections.track_future(connection(host.clone(), stream, place));

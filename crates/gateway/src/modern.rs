@@ -27,6 +27,7 @@ const LISTEN: &str = "subscriptions/listen";
 /// Starts the work on a request; the answer comes through `reply`.
 pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mirrored: Mirrored, mut reply: Reply) {
     let permit = host.shares.permit(admitted);
+    reply.course().judged(&message);
     let admitted = admitted.clone();
     stdx::task::spawn("modern call", async move {
         let id = message.id();
@@ -34,7 +35,7 @@ pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mi
             Ok(permit) => {
                 match reply.awake(&host.settings.limits, true, prepared(&host, &admitted, message, mirrored)).await {
                     Some(prepared) => prepared.map(|prepared| (permit, prepared)),
-                    None => return,
+                    None => return reply.close(),
                 }
             }
             Err(error) => Err(error),
@@ -57,10 +58,11 @@ enum Prepared {
 }
 
 /// A subscription is a long stream and counts as one.
-async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Asked, reply: Reply) {
+async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Asked, mut reply: Reply) {
     if asked.timeout.is_some() {
         return call(host, permit, asked, reply).await;
     }
+    reply.lasts();
     match host.shares.stream(admitted) {
         Ok(_place) => subscribe::listen(host.clone(), permit, asked, reply).await,
         Err(error) => {
@@ -149,5 +151,6 @@ pub(crate) async fn fail(mut reply: Reply, error: &CallError, id: Option<&[u8]>)
     if let Some(value) = error.retry_header() {
         reply.header("retry-after", value);
     }
+    reply.course().outcome(error.outcome());
     reply.finish(error.delivery(id)).await;
 }

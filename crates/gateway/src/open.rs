@@ -45,6 +45,7 @@ async fn opened(
     channel: Option<Arc<Channel>>,
 ) {
     let id = message.id().unwrap_or_default();
+    reply.course().judged(&message);
     let channel = channel.as_deref();
     let failed = match begin(&host, &admitted, &message, revision, channel) {
         Err(error) => error,
@@ -64,6 +65,7 @@ async fn opened(
                     if let Some(lease) = lease {
                         lease.release();
                     }
+                    reply.close();
                     return host.supervisor.close_session(&session, admitted.server());
                 }
                 Err(error) => {

@@ -59,6 +59,17 @@ impl Shares {
         share.map_err(|_| GateError::Streams { limit: self.streams })
     }
 
+    /// Calls and streams of all principals.
+    pub(crate) fn in_use(&self) -> (usize, usize) {
+        let all = self.by_principal.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().fold((0, 0), |(calls, streams), share| {
+            (
+                calls + self.calls - share.calls.available_permits(),
+                streams + self.streams - share.streams.available_permits(),
+            )
+        })
+    }
+
     fn share(&self, principal: &Principal) -> Share {
         let mut all = self.by_principal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(share) = all.get(principal) {

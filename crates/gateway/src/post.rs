@@ -4,6 +4,7 @@ use crate::admit::Admitted;
 use crate::error::{GateError, refused};
 use crate::listen::Host;
 use crate::reply::{Accepts, Asker, Body, Reply, empty};
+use crate::timing::Course;
 use crate::tools::Mirrored;
 use crate::{batch, modern, open, session};
 use bytes::{Bytes, BytesMut};
@@ -70,6 +71,7 @@ async fn dispatch(host: Arc<Host>, admitted: Admitted, received: Received) -> Re
     // A modern request is no part of a session, whatever its headers name (E38).
     let own = session.as_ref().filter(|_| matches!(incoming, Incoming::InSession(_)));
     let (reply, response) = Reply::new(accepts, Asker::new(&host, &admitted, own));
+    let reply = reply.followed(Course::of(&host, &admitted));
     match (incoming, session) {
         (Incoming::ModernNotification(_), _) => return empty(StatusCode::ACCEPTED),
         (Incoming::Modern(message), _) => modern::request(host, &admitted, message, mirrored, reply),

@@ -6,6 +6,7 @@ use crate::admit::Admitted;
 use crate::feed::{self, Hello, RECHECK, stands};
 use crate::listen::Host;
 use crate::settings::Limits;
+use crate::timing::Course;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Session, Writer};
+use supervisor::{Outcome, Session, Writer};
 use tokio::sync::{mpsc, oneshot};
 use wire::bridge::Delivery;
 use wire::sse;
@@ -137,6 +138,7 @@ pub(crate) struct Reply {
     asker: Option<Asker>,
     /// When the token is to be looked at again.
     doubt: Option<Instant>,
+    course: Course,
 }
 
 #[derive(Debug)]
@@ -182,7 +184,30 @@ impl Reply {
     }
 
     fn over(way: Way, accepts: Accepts, write_timeout: Duration) -> Self {
-        Self { way, accepts, headers: HeaderMap::new(), write_timeout, asker: None, doubt: None }
+        Self {
+            way,
+            accepts,
+            headers: HeaderMap::new(),
+            write_timeout,
+            asker: None,
+            doubt: None,
+            course: Course::default(),
+        }
+    }
+
+    /// The same with the course of its call, which ends when the reply does.
+    pub(crate) fn followed(self, course: Course) -> Self {
+        Self { course, ..self }
+    }
+
+    /// The course of its call so far.
+    pub(crate) fn course(&mut self) -> &mut Course {
+        &mut self.course
+    }
+
+    /// It is no call but lasts as long as its client: its time says nothing.
+    pub(crate) fn lasts(&mut self) {
+        self.course = Course::default();
     }
 
     /// Adds a header to the response. Has no effect once the stream is open.
@@ -271,11 +296,26 @@ impl Reply {
             write_timeout: self.write_timeout,
             asker: self.asker.take(),
             doubt: self.doubt,
+            course: std::mem::take(&mut self.course),
         }
     }
 
     /// Ends with the answer.
     pub(crate) async fn finish(mut self, delivery: Delivery) {
+        let course = std::mem::take(&mut self.course);
+        if let Some(value) = course.header() {
+            self.header("server-timing", value);
+        }
+        let told = course.shown().filter(|_| matches!(self.way, Way::Open(_)));
+        if let Some(told) = told {
+            // The head of an open stream has gone. A comment is read by who looks for it, and by nobody else.
+            let _ = self.write(sse::comment(&format!("server-timing {told}")).into()).await;
+        }
+        self.deliver(delivery).await;
+        course.end();
+    }
+
+    async fn deliver(mut self, delivery: Delivery) {
         match self.way {
             Way::Unopened(sender) if self.accepts.json || delivery.status != 200 => {
                 let status = StatusCode::from_u16(delivery.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -299,7 +339,7 @@ impl Reply {
             }
             Way::Unopened(_) => {
                 if self.open(Hello::Nothing).is_ok() {
-                    Box::pin(self.finish(delivery)).await;
+                    Box::pin(self.deliver(delivery)).await;
                 }
             }
             Way::Closed => {}
@@ -308,6 +348,9 @@ impl Reply {
 
     /// Ends without an answer: the client took its request back.
     pub(crate) fn close(mut self) {
+        let mut course = std::mem::take(&mut self.course);
+        course.outcome(Outcome::Cancelled);
+        course.end();
         match std::mem::replace(&mut self.way, Way::Closed) {
             Way::Unopened(sender) => {
                 let (events, response) = stream();

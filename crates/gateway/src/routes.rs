@@ -14,7 +14,9 @@ use std::sync::Arc;
 pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     if let Err(error) = check_names(&host.settings, &parts) {
-        return error.response();
+        let response = error.response();
+        host.meters.answered(response.status());
+        return response;
     }
     let origin = cors::origin(&parts);
     if parts.method == Method::OPTIONS {
@@ -26,18 +28,23 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
             Err(error) => error.response(),
             Ok(admitted) => match host.supervisor.hosted(admitted.server()) {
                 Err(absent) => CallError::from(absent).response(None),
-                Ok(_) => match (door, &parts.method) {
-                    (Door::Mcp, &Method::POST) => post::post(host, admitted, &parts, body).await,
-                    (Door::Mcp, &Method::GET) => session::stream(host, &admitted, &parts),
+                Ok(hosted) => match (door, &parts.method) {
+                    (Door::Mcp, &Method::POST) => {
+                        post::post(host.clone(), admitted.counted(hosted.meter()), &parts, body).await
+                    }
+                    (Door::Mcp, &Method::GET) => session::stream(host.clone(), &admitted, &parts),
                     (Door::Mcp, &Method::DELETE) => session::end(&host, &admitted, &parts),
-                    (Door::Sse, &Method::POST) => sse::post(host, admitted, &parts, body).await,
-                    (Door::Sse, &Method::GET) => sse::get(host, &admitted, &parts),
+                    (Door::Sse, &Method::POST) => {
+                        sse::post(host.clone(), admitted.counted(hosted.meter()), &parts, body).await
+                    }
+                    (Door::Sse, &Method::GET) => sse::get(host.clone(), &admitted, &parts),
                     (Door::Mcp, _) => GateError::Method.response(),
                     (Door::Sse, _) => GateError::NoPost.response(),
                 },
             },
         },
     };
+    host.meters.answered(response.status());
     cors::expose(&mut response, origin);
     response
 }

@@ -108,9 +108,10 @@ fn spawn_call(
     session: Arc<Session>,
     message: Message,
     level: Option<Level>,
-    reply: Reply,
+    mut reply: Reply,
 ) {
     let permit = host.shares.permit(admitted);
+    reply.course().judged(&message);
     stdx::task::spawn("legacy call", async move {
         let permit = match permit {
             Ok(permit) => permit,

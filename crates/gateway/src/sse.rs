@@ -8,6 +8,7 @@ use crate::feed::Feed;
 use crate::listen::Host;
 use crate::post::{read, single};
 use crate::reply::{Accepts, Body, Reply, empty, stream};
+use crate::timing::Course;
 use crate::{open, session};
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -230,7 +231,7 @@ async fn take(
     session: Option<Arc<Session>>,
     incoming: Incoming,
 ) -> Response<Body> {
-    let reply = || Reply::channel(channel.writer.clone(), &host.settings.limits);
+    let reply = || Reply::channel(channel.writer.clone(), &host.settings.limits).followed(Course::of(&host, &admitted));
     let messages: Vec<Message> = match incoming {
         Incoming::Modern(_) | Incoming::ModernNotification(_) => return GateError::ModernOverSse.response(),
         Incoming::Open { message, revision } => {

@@ -239,6 +239,7 @@ pub(crate) fn change(
     mut reply: Reply,
 ) {
     let permit = host.shares.permit(admitted);
+    reply.course().judged(&message);
     stdx::task::spawn("change a subscription", async move {
         let id = message.id().unwrap_or_default();
         let changed = async {

@@ -3,13 +3,15 @@
 use crate::addresses;
 use crate::config::Config;
 use crate::fault;
+use crate::metrics;
 use crate::state::{StateDir, StateLock};
 use control::{Control, HostFacts, HostKind};
-use doors::Socket;
-use gateway::Auth;
+use doors::{Probed, Socket};
+use gateway::{Auth, Meters};
 use model::Problem;
 use oauth::Authority;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use store::{Location, Store};
 use supervisor::Supervisor;
 use tokio::net::TcpListener;
@@ -108,10 +110,14 @@ pub(crate) async fn assemble(
     };
     let hosting = supervisor.clone();
     let stopping = CancellationToken::new();
-    let told = stopping.clone();
+    let meters = Arc::new(Meters::new(config.per_tool, None));
+    let metrics = metrics::page(supervisor.clone(), meters.clone());
+    let probed = Probed { control: control.clone(), metrics, stopping: stopping.clone() };
     Ok(Host {
-        traffic: Part::new("public listener", |shutdown| gateway::serve(public, hosting, authority, face, shutdown)),
-        probes: Part::new("operator listener", |shutdown| doors::serve_probe(probe, control.clone(), told, shutdown)),
+        traffic: Part::new("public listener", |shutdown| {
+            gateway::serve(public, hosting, authority, face, meters, shutdown)
+        }),
+        probes: Part::new("operator listener", |shutdown| doors::serve_probe(probe, probed, shutdown)),
         socket: Part::new("operator socket", |shutdown| socket.serve(control.clone(), shutdown)),
         control,
         listening,

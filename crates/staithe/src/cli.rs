@@ -86,7 +86,7 @@ pub(crate) struct RunArgs {
     /// Public listener; port 0 picks a free one
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8420")]
     pub(crate) listen: SocketAddr,
-    /// Operator listener (/healthz, /readyz); loopback only
+    /// Operator listener (/healthz, /readyz, /metrics); loopback only
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
     pub(crate) operator: SocketAddr,
     /// A name by which clients reach this machine, beside its own; may be repeated

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) log_level: String,
     /// How it is written.
     pub(crate) log_format: LogFormat,
+    /// Whether calls are counted by the names of tools.
+    pub(crate) per_tool: bool,
     /// Bounds of the hosted processes.
     pub(crate) hosting: supervisor::Limits,
     /// Bounds of the public listener.
@@ -65,6 +67,7 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
+            per_tool: false,
             hosting: supervisor::Limits::default(),
             serving: gateway::Limits::default(),
         }
@@ -238,7 +241,7 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "listen.operator",
-        why: "Where /healthz and /readyz answer. Loopback only: it asks nobody for a token.",
+        why: "Where /healthz, /readyz and /metrics answer. Loopback only: it asks nobody for a token.",
         field: |c| Field::Address(&mut c.operator),
     },
     Key {
@@ -260,6 +263,11 @@ const KEYS: &[Key] = &[
         name: "log.format",
         why: "\"text\" for people, \"json\" for collectors.",
         field: |c| Field::Format(&mut c.log_format),
+    },
+    Key {
+        name: "telemetry.per_tool",
+        why: "true counts calls in /metrics by tool too. Off: each tool costs a time series.",
+        field: |c| Field::Flag(&mut c.per_tool),
     },
     Key {
         name: "limits.line_bytes",

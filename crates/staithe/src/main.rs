@@ -11,6 +11,7 @@ mod demo_server;
 mod fault;
 mod import;
 mod lifecycle;
+mod metrics;
 mod naming;
 mod output;
 mod remote;

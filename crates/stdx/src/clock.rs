@@ -17,6 +17,13 @@ pub fn unix_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Nanoseconds since 1970-01-01T00:00:00Z, for records that others compare with theirs.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn unix_nanos() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// `unix_ms` as RFC 3339 in UTC with milliseconds, for people and JSON.
 pub fn rfc3339(unix_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(unix_ms).map_or_else(|_| format!("{unix_ms}ms"), |t| format!("{t:.3}"))

@@ -1,4 +1,4 @@
-//! The only code that touches clock, randomness, fsync/rename and task spawning. It knows no domain word.
+//! The only code that touches clock, randomness, fsync/rename and task spawning, and that counts. It knows no domain word.
 //!
 //! May import: nothing of ours.
 
@@ -6,5 +6,6 @@ pub mod backoff;
 pub mod chain;
 pub mod clock;
 pub mod durable;
+pub mod meter;
 pub mod random;
 pub mod task;

@@ -7,6 +7,7 @@ use crate::instance::Instance;
 use crate::key::{Caller, Key};
 use crate::level::Level;
 use crate::log::ServerLog;
+use crate::meter::ServerMeter;
 use crate::pool::{Place, Pool};
 use crate::probe;
 use crate::remote::{Memory, Pool as Connections};
@@ -514,6 +515,11 @@ impl Hosted {
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Where its calls are counted; outlives its generations.
+    pub fn meter(&self) -> &Arc<ServerMeter> {
+        &self.counters.meter
     }
 
     pub(crate) fn connections(&self) -> &Connections {

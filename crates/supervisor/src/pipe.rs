@@ -165,6 +165,11 @@ impl Writer {
         self.closed.cancel();
     }
 
+    /// Bytes that wait for the server to read.
+    pub(crate) fn queued(&self) -> usize {
+        self.state().queued
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

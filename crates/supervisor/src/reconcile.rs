@@ -4,6 +4,7 @@
 use crate::absent::Absent;
 use crate::hosted::{Hosted, Shared};
 use crate::log::ServerLog;
+use crate::meter;
 use crate::report;
 use crate::session::{NoSession, Opening, Session, Sessions};
 use crate::settings::Settings;
@@ -12,9 +13,10 @@ use crate::tree;
 use model::report::{InstanceReport, ServerReport, SessionReport};
 use model::{Principal, ServerName, ServerSpec};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use stdx::meter::{Kind, Page};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -225,6 +227,21 @@ impl Supervisor {
     /// Open legacy sessions, of one server or all, oldest first.
     pub fn sessions(&self, server: Option<&ServerName>) -> Vec<SessionReport> {
         self.inner.sessions.reports(server)
+    }
+
+    /// Writes what is counted of every server, and the daemon's number.
+    pub fn write_meters(&self, page: &mut Page) {
+        let row = |e: Entry| meter::Row { sessions: self.open_sessions(&e), hosted: e.hosted };
+        let mut rows: Vec<meter::Row> = self.entries().into_iter().map(row).collect();
+        rows.sort_by(|a, b| a.hosted.spec().name.cmp(&b.hosted.spec().name));
+        meter::write(page, &rows);
+        let epoch = self.inner.shared.request_ids.load(Ordering::Relaxed) >> 32;
+        page.family(
+            "staithe_epoch",
+            Kind::Gauge,
+            "Number of this daemon among all that worked on its state directory.",
+        )
+        .sample(&[], epoch);
     }
 
     /// Stops everything. When it returns, no process of any server is left.

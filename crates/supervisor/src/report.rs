@@ -61,7 +61,7 @@ fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
 }
 
 /// A server is as well as the worst of its slots, and not ready before it was seen to work.
-fn health(hosted: &Hosted, slots: &[std::sync::Arc<Slot>]) -> (Health, Option<String>) {
+pub(crate) fn health(hosted: &Hosted, slots: &[std::sync::Arc<Slot>]) -> (Health, Option<String>) {
     if !hosted.spec().enabled {
         return (Health::Stopped, None);
     }
@@ -78,7 +78,7 @@ fn health(hosted: &Hosted, slots: &[std::sync::Arc<Slot>]) -> (Health, Option<St
     }
 }
 
-fn slot_health(state: &State) -> (Health, Option<String>) {
+pub(crate) fn slot_health(state: &State) -> (Health, Option<String>) {
     let next = |until: &std::time::Instant| until.saturating_duration_since(monotonic()).as_millis();
     match state {
         State::Starting => (Health::Starting, None),

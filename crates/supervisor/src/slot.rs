@@ -8,6 +8,7 @@ use crate::instance::Instance;
 use crate::key::{Holder, Key};
 use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
+use crate::meter::{Cause, ServerMeter};
 use crate::restart::History;
 use crate::running::Running;
 use crate::session::Session;
@@ -52,6 +53,7 @@ pub(crate) struct Counters {
     pub(crate) calls: AtomicU64,
     pub(crate) restarts: AtomicU64,
     pub(crate) junk: AtomicU64,
+    pub(crate) meter: Arc<ServerMeter>,
 }
 
 impl Context {
@@ -300,10 +302,14 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
         slot.set(State::Starting);
         match live(&slot, &hosted).await {
             End::Ordered(Order::Stop) => break,
-            End::Ordered(Order::Restart) => history = History::default(),
+            End::Ordered(Order::Restart) => {
+                slot.context.counters.meter.restarted(Cause::Asked);
+                history = History::default();
+            }
             End::Died { since, reason } => {
                 slot.restarts.fetch_add(1, Ordering::Relaxed);
                 slot.context.counters.restarts.fetch_add(1, Ordering::Relaxed);
+                slot.context.counters.meter.restarted(Cause::Exit);
                 let next = history.died(monotonic(), since, stdx::random::fraction());
                 let note = format!("{reason}; next start in {} ms", next.delay.as_millis());
                 slot.context.log.add(0, LogSource::Host, &note);

@@ -159,6 +159,11 @@ impl Message {
         std::str::from_utf8(self.raw(code.value)).ok()?.parse().ok()
     }
 
+    /// Whether it is a result that says of itself that a tool failed.
+    pub fn tool_failed(&self) -> bool {
+        self.noted(Place::Result, "isError").is_some_and(|flag| flag.kind == Kind::True)
+    }
+
     /// What the scan noted.
     pub fn scan(&self) -> &Scan {
         &self.scan

@@ -26,6 +26,11 @@ pub fn priming(id: impl Display) -> Vec<u8> {
     format!("id: {id}\ndata: \n\n").into_bytes()
 }
 
+/// A comment with words in it. They must hold no line end.
+pub fn comment(text: &str) -> Vec<u8> {
+    format!(": {text}\n\n").into_bytes()
+}
+
 /// When to come back to a stream that is closed on purpose, milliseconds (E77).
 pub fn retry(after_ms: u64) -> Vec<u8> {
     format!("retry: {after_ms}\n\n").into_bytes()

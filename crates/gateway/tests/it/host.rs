@@ -5,13 +5,15 @@ use model::report::ServerReport;
 use model::{Mode, Principal, ServerName, ServerSpec};
 use oauth::Authority;
 use serde_json::{Value, json};
-use staithe_gateway::{Auth, Settings};
+use staithe_gateway::{Auth, CallSpan, Meters, Settings};
+use std::sync::Arc;
 use std::time::Duration;
 use store::{Location, Store};
 use supervisor::Supervisor;
 use tempfile::TempDir;
 use testkit::{Client, Session};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +23,7 @@ pub(crate) struct Host {
     pub(crate) supervisor: Supervisor,
     pub(crate) authority: Authority,
     pub(crate) store: Store,
+    pub(crate) meters: Arc<Meters>,
     _dir: TempDir,
     identity: String,
     shutdown: CancellationToken,
@@ -32,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) auth: Auth,
     pub(crate) face: staithe_gateway::Limits,
     pub(crate) supervisor: supervisor::Limits,
+    pub(crate) per_tool: bool,
+    pub(crate) spans: Option<mpsc::Sender<CallSpan>>,
 }
 
 impl Default for Setup {
@@ -41,7 +46,7 @@ impl Default for Setup {
             drain: Duration::from_millis(300),
             ..supervisor::Limits::default()
         };
-        Self { auth: Auth::Open, face: staithe_gateway::Limits::default(), supervisor }
+        Self { auth: Auth::Open, face: staithe_gateway::Limits::default(), supervisor, per_tool: false, spans: None }
     }
 }
 
@@ -81,9 +86,11 @@ impl Host {
         let supervisor = Supervisor::start(store.clone(), settings).await.unwrap();
         let shutdown = CancellationToken::new();
         let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits: setup.face };
-        let served = staithe_gateway::serve(listener, supervisor.clone(), authority.clone(), face, shutdown.clone());
+        let meters = Arc::new(Meters::new(setup.per_tool, setup.spans));
+        let (own, to, until) = (supervisor.clone(), authority.clone(), shutdown.clone());
+        let served = staithe_gateway::serve(listener, own, to, face, meters.clone(), until);
         let serving = stdx::task::spawn("serve", served);
-        Self { url, supervisor, authority, store, _dir: dir, identity, shutdown, serving }
+        Self { url, supervisor, authority, store, meters, _dir: dir, identity, shutdown, serving }
     }
 
     /// A client without a token.

@@ -13,6 +13,7 @@ mod isolation;
 mod legacy;
 mod limits;
 mod matrix;
+mod meters;
 mod modern;
 mod remote;
 mod rounds;

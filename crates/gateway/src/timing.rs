@@ -1,0 +1,288 @@
+//! Where a call's time goes: a few readings of the clock that travel with its reply, and what becomes of them at its end:
+//! the server's counts, a `Server-Timing` for a client that asked, a record for whoever collects traces.
+
+use crate::admit::Admitted;
+use crate::listen::Host;
+use crate::meters::Meters;
+use crate::trace::{CallSpan, TraceContext};
+use http::HeaderValue;
+use http::request::Parts;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stdx::clock::monotonic;
+use supervisor::{Outcome, ServerMeter, Stage};
+use wire::code;
+use wire::message::{Message, Shape};
+use wire::scan::Place;
+
+/// A client that sends `X-Staithe-Timing: 1` is told where the time went. It is not told otherwise: how long a permission or
+/// a queue takes says something about others.
+const ASKS: &str = "x-staithe-timing";
+/// Letters of a stranger's name that are kept.
+const NAME_CHARS: usize = 128;
+
+/// What a request's head says about its course.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    begun: Instant,
+    asks: bool,
+    context: Option<Arc<TraceContext>>,
+}
+
+impl Arrival {
+    /// A head that has just come.
+    pub(crate) fn of(parts: &Parts, meters: &Meters) -> Self {
+        let context = if meters.traces() { TraceContext::of_headers(&parts.headers) } else { None };
+        let asks = parts.headers.get(ASKS).is_some_and(|value| value == "1");
+        Self { begun: monotonic(), asks, context: context.map(Arc::new) }
+    }
+}
+
+/// The course of one call. The empty one follows nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Course(Option<Followed>);
+
+#[derive(Debug)]
+struct Followed {
+    begun: Instant,
+    /// When each stage but the last ended.
+    ends: [Option<Instant>; Stage::ALL.len() - 1],
+    asks: bool,
+    outcome: Option<Outcome>,
+    meter: Arc<ServerMeter>,
+    told: Option<Box<Told>>,
+}
+
+/// What is needed only where somebody wants records, or counts by tool.
+#[derive(Debug)]
+struct Told {
+    meters: Arc<Meters>,
+    context: Option<Arc<TraceContext>>,
+    server: String,
+    method: String,
+    tool: Option<String>,
+    call: Option<u64>,
+}
+
+impl Course {
+    /// Of a request that is known and read.
+    pub(crate) fn of(host: &Host, admitted: &Admitted) -> Self {
+        let Some(meter) = admitted.meter() else { return Self::default() };
+        let arrival = admitted.arrival();
+        let told = (host.meters.traces() || host.meters.per_tool()).then(|| {
+            Box::new(Told {
+                meters: host.meters.clone(),
+                context: arrival.context.clone(),
+                server: admitted.server().to_string(),
+                method: String::new(),
+                tool: None,
+                call: None,
+            })
+        });
+        let mut ends = [None; Stage::ALL.len() - 1];
+        ends[Stage::Admission as usize] = Some(monotonic());
+        Self(Some(Followed {
+            begun: arrival.begun,
+            ends,
+            asks: arrival.asks,
+            outcome: None,
+            meter: meter.clone(),
+            told,
+        }))
+    }
+
+    /// It was permitted, or refused: the next stage begins.
+    pub(crate) fn judged(&mut self, message: &Message) {
+        self.ends(Stage::Policy);
+        let Some(told) = self.0.as_mut().and_then(|followed| followed.told.as_mut()) else { return };
+        told.method = short(message.method());
+        told.tool = match message.method() {
+            "tools/call" => message.text(Place::Params, "name").map(|name| short(&name)),
+            _ => None,
+        };
+        // What the message says goes before what its envelope says.
+        if told.meters.traces()
+            && let Some(context) = TraceContext::of_message(message)
+        {
+            told.context = Some(Arc::new(context));
+        }
+    }
+
+    /// Its line was written.
+    pub(crate) fn sent(&mut self, call: u64) {
+        self.ends(Stage::Queue);
+        if let Some(told) = self.0.as_mut().and_then(|followed| followed.told.as_mut()) {
+            told.call = Some(call);
+        }
+    }
+
+    /// The server's answer was read.
+    pub(crate) fn answered(&mut self, answer: &Message) {
+        self.ends(Stage::Server);
+        self.outcome(outcome(answer));
+    }
+
+    /// It is known how it ends.
+    pub(crate) fn outcome(&mut self, outcome: Outcome) {
+        if let Some(followed) = &mut self.0 {
+            followed.outcome = Some(outcome);
+        }
+    }
+
+    fn ends(&mut self, stage: Stage) {
+        if let Some(followed) = &mut self.0 {
+            followed.ends[stage as usize].get_or_insert_with(monotonic);
+        }
+    }
+
+    /// What a client that asked is told.
+    pub(crate) fn shown(&self) -> Option<String> {
+        let followed = self.0.as_ref().filter(|followed| followed.asks)?;
+        let now = monotonic();
+        let mut text = String::with_capacity(160);
+        for (stage, took) in followed.stages(now) {
+            let _ = write!(text, "{};dur={:.3}, ", stage.as_str(), took.as_secs_f64() * 1e3);
+        }
+        let _ = write!(text, "total;dur={:.3}", now.saturating_duration_since(followed.begun).as_secs_f64() * 1e3);
+        Some(text)
+    }
+
+    /// The same as a header's value.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        self.shown().and_then(|text| HeaderValue::from_str(&text).ok())
+    }
+
+    /// It is over.
+    pub(crate) fn end(self) {
+        let Some(followed) = self.0 else { return };
+        let now = monotonic();
+        let outcome = followed.outcome.unwrap_or(Outcome::Ok);
+        followed.meter.call(outcome, now.saturating_duration_since(followed.begun));
+        // A call that got no answer has no delivery, and its time in a queue is another's story.
+        if followed.ends[Stage::Server as usize].is_some() {
+            for (stage, took) in followed.stages(now) {
+                followed.meter.stage(stage, took);
+            }
+        }
+        if let Some(told) = &followed.told {
+            followed.tell(told, outcome, now);
+        }
+    }
+}
+
+impl Followed {
+    /// Each stage that was reached, without gaps: the one in which the call ended has the rest.
+    fn stages(&self, now: Instant) -> impl Iterator<Item = (Stage, Duration)> {
+        let last = self.ends.iter().rposition(Option::is_some).map_or(0, |at| at + 1);
+        let mut since = self.begun;
+        Stage::ALL.into_iter().take(last + 1).enumerate().map(move |(at, stage)| {
+            let end = if at == last { now } else { self.ends[at].unwrap_or(since) };
+            let took = end.saturating_duration_since(since);
+            since = end;
+            (stage, took)
+        })
+    }
+
+    fn tell(&self, told: &Told, outcome: Outcome, now: Instant) {
+        let answered = matches!(outcome, Outcome::Ok | Outcome::ToolError);
+        // Of names that the server did not answer to, any number could be made up.
+        if let Some(tool) = told.tool.as_ref().filter(|_| told.meters.per_tool() && answered) {
+            self.meter.tool(tool, outcome);
+        }
+        let wanted = told.context.as_ref().is_none_or(|context| context.sampled);
+        if told.meters.traces() && wanted {
+            told.meters.record(CallSpan {
+                context: told.context.as_deref().cloned(),
+                server: told.server.clone(),
+                method: told.method.clone(),
+                tool: told.tool.clone(),
+                call: told.call,
+                outcome,
+                ended: stdx::clock::unix_nanos(),
+                stages: self.stages(now).collect(),
+            });
+        }
+    }
+}
+
+/// How a call ended that a server answered. Its errors are its own unless their code says that the request was wrong.
+fn outcome(answer: &Message) -> Outcome {
+    match (answer.shape(), answer.error_code()) {
+        (Shape::Success, _) if answer.tool_failed() => Outcome::ToolError,
+        (Shape::Success, _) => Outcome::Ok,
+        (
+            _,
+            Some(
+                code::PARSE
+                | code::INVALID_REQUEST
+                | code::METHOD_NOT_FOUND
+                | code::INVALID_PARAMS
+                | code::RESOURCE_NOT_FOUND
+                | code::URL_ELICITATION_REQUIRED
+                | code::HEADER_MISMATCH
+                | code::MISSING_CAPABILITY
+                | code::UNSUPPORTED_VERSION,
+            ),
+        ) => Outcome::CallerError,
+        _ => Outcome::ServerError,
+    }
+}
+
+/// A stranger's name, short and printable.
+fn short(name: &str) -> String {
+    name.chars().take(NAME_CHARS).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use wire::scan::{Limits, Side};
+
+    fn followed() -> Followed {
+        Followed { begun: monotonic(), ends: [None; 4], asks: true, outcome: None, meter: Arc::default(), told: None }
+    }
+
+    #[test]
+    fn stages_have_no_gaps_and_sum_to_the_total() {
+        let mut call = followed();
+        let at = |ms: u64| call.begun + Duration::from_millis(ms);
+        let (one, three, ten) = (at(1), at(3), at(10));
+        let ends = [Some(one), Some(three), Some(ten), None];
+        call.ends = ends;
+        let now = call.begun + Duration::from_millis(40);
+        let stages: Vec<(&str, u128)> = call.stages(now).map(|(s, took)| (s.as_str(), took.as_millis())).collect();
+        assert_eq!(stages, [("admission", 1), ("policy", 2), ("queue", 7), ("server", 30)]);
+        // A stage that was passed over takes no time.
+        call.ends = [Some(one), None, Some(ten), Some(ten)];
+        let stages: Vec<(&str, u128)> = call.stages(now).map(|(s, took)| (s.as_str(), took.as_millis())).collect();
+        assert_eq!(stages, [("admission", 1), ("policy", 0), ("queue", 9), ("server", 0), ("delivery", 30)]);
+    }
+
+    #[test]
+    fn only_who_asks_is_told() {
+        let mut course = Course(Some(followed()));
+        assert!(course.shown().unwrap().starts_with("admission;dur=0."), "{:?}", course.shown());
+        assert!(course.shown().unwrap().contains(", total;dur="));
+        course.0.as_mut().unwrap().asks = false;
+        assert_eq!((course.shown(), Course::default().shown()), (None, None));
+    }
+
+    #[test]
+    fn an_answer_has_one_outcome() {
+        for (rest, expected) in [
+            (r#""result":{"content":[]}"#, Outcome::Ok),
+            (r#""result":{"isError":false}"#, Outcome::Ok),
+            (r#""result":{"content":[],"isError":true}"#, Outcome::ToolError),
+            (r#""result":{"structuredContent":{"isError":true}}"#, Outcome::Ok),
+            (r#""error":{"code":-32602,"message":"x"}"#, Outcome::CallerError),
+            (r#""error":{"code":-32603,"message":"x"}"#, Outcome::ServerError),
+            (r#""error":{"code":-32000,"message":"x"}"#, Outcome::ServerError),
+        ] {
+            let line = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":1,{rest}}}"#));
+            let message = Message::parse(line, Side::Server, &Limits { bytes: 1 << 20, depth: 64 }).unwrap();
+            assert_eq!(outcome(&message), expected, "{rest}");
+        }
+    }
+}
