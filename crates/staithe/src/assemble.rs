@@ -2,6 +2,7 @@
 
 use crate::addresses;
 use crate::config::Config;
+use crate::export::{Endpoint, Exported, Exporter};
 use crate::fault;
 use crate::metrics;
 use crate::state::{StateDir, StateLock};
@@ -31,6 +32,7 @@ pub(crate) struct Host {
     traffic: Part,
     probes: Part,
     socket: Part,
+    exporter: Option<Exporter>,
     _lock: StateLock,
 }
 
@@ -81,6 +83,7 @@ pub(crate) async fn assemble(
     config: &Config,
     kind: HostKind,
 ) -> Result<Host, Problem> {
+    let collector = Endpoint::choose(config.otlp_endpoint.as_deref())?;
     let (public, public_at) = listen(config.public, "--listen, or `listen.public` in the configuration").await?;
     let (probe, probe_at) = listen(config.operator, "--operator, or `listen.operator` in the configuration").await?;
     let local = addresses::base_url(public_at);
@@ -110,8 +113,10 @@ pub(crate) async fn assemble(
     };
     let hosting = supervisor.clone();
     let stopping = CancellationToken::new();
-    let meters = Arc::new(Meters::new(config.per_tool, None));
-    let metrics = metrics::page(supervisor.clone(), meters.clone());
+    let exported = Arc::new(Exported::default());
+    let (spans, exporter) = collector.map(|to| Exporter::start(to, exported.clone())).unzip();
+    let meters = Arc::new(Meters::new(config.per_tool, spans));
+    let metrics = metrics::page(supervisor.clone(), meters.clone(), exported);
     let probed = Probed { control: control.clone(), metrics, stopping: stopping.clone() };
     Ok(Host {
         traffic: Part::new("public listener", |shutdown| {
@@ -123,6 +128,7 @@ pub(crate) async fn assemble(
         listening,
         supervisor,
         stopping,
+        exporter,
         _lock: lock,
     })
 }
@@ -168,6 +174,9 @@ impl Host {
     pub(crate) async fn stop(mut self) {
         self.stopping.cancel();
         self.traffic.stop().await;
+        if let Some(exporter) = self.exporter.take() {
+            exporter.stop().await;
+        }
         self.supervisor.stop().await;
         self.probes.stop().await;
         self.socket.stop().await;

@@ -6,6 +6,7 @@ use crate::fault;
 use crate::output::Output;
 use crate::render;
 use crate::state::StateDir;
+use crate::timing::Timing;
 use bytes::{Buf, Bytes};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
@@ -50,22 +51,27 @@ pub(crate) async fn call(args: &CallArgs, flag: Option<&Path>, output: Output) -
         match &args.tool {
             Some(tool) => {
                 let call = ToolCall { url: &url, token: token.as_deref(), tool, arguments: &arguments };
-                call.make(&mut |note| output.note(note)).await
+                call.ask(args.timing, &mut |note| output.note(note)).await
             }
-            None => list(&url, token.as_deref()).await,
+            None => list(&url, token.as_deref()).await.map(|tools| (tools, None)),
         }
     };
-    let answer = match tokio::time::timeout(limit, asked).await {
+    let (answer, timing) = match tokio::time::timeout(limit, asked).await {
         Err(_elapsed) => return Err(too_slow(args)),
         Ok(Err(Failure { problem, error: Some(error) })) if output.is_json() => {
             return Ok(output.problem_with(&problem, &error));
         }
         Ok(answer) => answer?,
     };
-    if output.is_json() {
+    if output.is_json() && args.timing {
+        output.json(&json!({"result": &answer, "timing": timing.as_ref().map(Timing::json)}));
+    } else if output.is_json() {
         output.json(&answer);
     } else if args.tool.is_some() {
         output.foreign_text(&content(&answer));
+        if let Some(timing) = timing {
+            output.text(&format!("\n{}", timing.table()));
+        }
     } else {
         output.text(&tools(&answer));
     }
@@ -99,8 +105,8 @@ async fn list(url: &str, token: Option<&str>) -> Result<Value, Failure> {
     let mut cursor = None;
     for _ in 0..MAX_PAGES {
         let params = Params { name: None, arguments: None, cursor: cursor.as_deref(), meta: meta() };
-        let asked = Asked { url, token, method: "tools/list", params };
-        let mut page = asked.make(&mut |_| {}).await?;
+        let asked = Asked { url, token, method: "tools/list", params, timing: false };
+        let (mut page, _) = asked.make(&mut |_| {}).await?;
         if let Some(Value::Array(more)) = page.get_mut("tools").map(Value::take) {
             tools.extend(more);
         }
@@ -179,10 +185,18 @@ struct Params<'a> {
 impl ToolCall<'_> {
     /// Makes the call; its `result` as the server gave it. Progress and log messages on the way go to `note`.
     pub(crate) async fn make(&self, note: &mut impl FnMut(&str)) -> Result<Value, Failure> {
+        self.ask(false, note).await.map(|(result, _)| result)
+    }
+
+    /// The same, and where its time went, if that is wanted and the host says it.
+    async fn ask(&self, timing: bool, note: &mut impl FnMut(&str)) -> Result<Answer, Failure> {
         let params = Params { name: Some(self.tool), arguments: Some(self.arguments), cursor: None, meta: meta() };
-        Asked { url: self.url, token: self.token, method: "tools/call", params }.make(note).await
+        Asked { url: self.url, token: self.token, method: "tools/call", params, timing }.make(note).await
     }
 }
+
+/// A result, and where the time went.
+type Answer = (Value, Option<Timing>);
 
 /// One request to make.
 struct Asked<'a> {
@@ -190,10 +204,11 @@ struct Asked<'a> {
     token: Option<&'a str>,
     method: &'static str,
     params: Params<'a>,
+    timing: bool,
 }
 
 impl Asked<'_> {
-    async fn make(&self, note: &mut impl FnMut(&str)) -> Result<Value, Failure> {
+    async fn make(&self, note: &mut impl FnMut(&str)) -> Result<Answer, Failure> {
         let uri: Uri =
             self.url.parse().map_err(|error| fault::because(&format!("use the address {}", self.url), &error, ""))?;
         let mut connection = connect(&uri).await?;
@@ -201,13 +216,15 @@ impl Asked<'_> {
         let response = connection.send_request(request).await.map_err(|error| broken(&error))?;
         let streamed =
             response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let told = response.headers().get("server-timing").and_then(|value| value.to_str().ok());
+        let told = told.and_then(Timing::parse);
         if streamed {
             return read_events(response, note).await;
         }
         let status = response.status();
         let body = read_all(response).await?;
         match serde_json::from_slice::<Value>(&body) {
-            Ok(message) => outcome(status, message),
+            Ok(message) => outcome(status, message).map(|result| (result, told)),
             Err(_) => Err(refused(status, &format!("it answered {status} without JSON")).into()),
         }
     }
@@ -221,6 +238,9 @@ impl Asked<'_> {
             .header(ACCEPT, "application/json, text/event-stream")
             .header("MCP-Protocol-Version", REVISION)
             .header("Mcp-Method", self.method);
+        if self.timing {
+            request = request.header("X-Staithe-Timing", "1");
+        }
         if let Some(name) = self.params.name {
             request = request.header("Mcp-Name", mirrored(name));
         }
@@ -266,7 +286,7 @@ async fn read_all(mut response: Response<Incoming>) -> Result<Vec<u8>, Problem> 
     Ok(body)
 }
 
-async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&str)) -> Result<Value, Failure> {
+async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&str)) -> Result<Answer, Failure> {
     let (status, mut events) = (response.status(), Events::default());
     while let Some(frame) = response.frame().await {
         let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
@@ -274,7 +294,7 @@ async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&st
         while let Some(data) = events.next() {
             let Ok(message) = serde_json::from_str::<Value>(&data) else { continue };
             if message.get("id").and_then(Value::as_u64) == Some(ID) && message.get("method").is_none() {
-                return outcome(status, message);
+                return outcome(status, message).map(|result| (result, events.timing));
             }
             if let Some(text) = on_the_way(&message) {
                 note(&text);
@@ -304,6 +324,8 @@ fn keep(to: &mut Vec<u8>, mut data: Bytes) -> Result<(), Problem> {
 struct Events {
     unread: Vec<u8>,
     data: Option<String>,
+    /// What a comment said about the call's time.
+    timing: Option<Timing>,
 }
 
 impl Events {
@@ -316,6 +338,8 @@ impl Events {
                 if let Some(data) = self.data.take() {
                     return Some(data);
                 }
+            } else if let Some(text) = line.strip_prefix(": server-timing ") {
+                self.timing = Timing::parse(text);
             } else if let Some(text) = line.strip_prefix("data:") {
                 let text = text.strip_prefix(' ').unwrap_or(text);
                 match &mut self.data {

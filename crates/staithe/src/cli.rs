@@ -196,6 +196,9 @@ pub(crate) struct CallArgs {
     /// Give up after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
+    /// Show where the time went
+    #[arg(long, requires = "tool")]
+    pub(crate) timing: bool,
 }
 
 /// `token …`.

@@ -3,6 +3,7 @@
 
 mod values;
 
+use crate::export::Endpoint;
 use serde_json::json;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// Whether calls are counted by the names of tools.
     pub(crate) per_tool: bool,
+    /// Where traces of calls go.
+    pub(crate) otlp_endpoint: Option<String>,
     /// Bounds of the hosted processes.
     pub(crate) hosting: supervisor::Limits,
     /// Bounds of the public listener.
@@ -68,6 +71,7 @@ impl Default for Config {
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
             per_tool: false,
+            otlp_endpoint: None,
             hosting: supervisor::Limits::default(),
             serving: gateway::Limits::default(),
         }
@@ -198,6 +202,7 @@ struct Key {
 enum Field<'a> {
     Address(&'a mut SocketAddr),
     BaseUrl(&'a mut Option<String>),
+    Collector(&'a mut Option<String>),
     Directory(&'a mut Option<PathBuf>),
     Flag(&'a mut bool),
     Secret(&'a mut Option<String>),
@@ -268,6 +273,11 @@ const KEYS: &[Key] = &[
         name: "telemetry.per_tool",
         why: "true counts calls in /metrics by tool too. Off: each tool costs a time series.",
         field: |c| Field::Flag(&mut c.per_tool),
+    },
+    Key {
+        name: "telemetry.otlp_endpoint",
+        why: "Base address of a collector that takes traces of calls (OTLP over HTTP), like \"http://127.0.0.1:4318\". None by default.",
+        field: |c| Field::Collector(&mut c.otlp_endpoint),
     },
     Key {
         name: "limits.line_bytes",
@@ -493,6 +503,10 @@ impl Field<'_> {
         match self {
             Self::Address(to) => *to = address(given)?,
             Self::BaseUrl(to) => *to = Some(base_url(words(given, "must be a URL in quotes")?)?),
+            Self::Collector(to) => {
+                let text = words(given, "must be a URL in quotes")?;
+                *to = Some(Endpoint::parse(text).map(|_| text.to_owned())?);
+            }
             Self::Directory(to) => *to = Some(directory(words(given, "must be a path in quotes")?)?),
             Self::Flag(to) => *to = given.as_bool().ok_or("must be true or false")?,
             Self::Secret(to) => *to = Some(words(given, "must be a text in quotes")?.to_owned()),
@@ -520,7 +534,7 @@ impl Field<'_> {
         let text = |text: String| Some(toml::Value::String(text));
         match self {
             Self::Address(at) => text(at.to_string()),
-            Self::BaseUrl(at) => at.clone().and_then(text),
+            Self::BaseUrl(at) | Self::Collector(at) => at.clone().and_then(text),
             Self::Directory(at) => at.as_ref().and_then(|path| text(path.display().to_string())),
             Self::Flag(at) => Some(toml::Value::Boolean(*at)),
             Self::Secret(at) => at.as_ref().and_then(|_| text("(set; not shown)".to_owned())),

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod demo;
 mod demo_server;
+mod export;
 mod fault;
 mod import;
 mod lifecycle;
@@ -20,6 +21,7 @@ mod run;
 mod serve;
 mod state;
 mod telemetry;
+mod timing;
 mod watch;
 
 use crate::cli::{Cli, Verb};

@@ -1,17 +1,23 @@
 //! The page of `/metrics`: what each part of the host counted, one after another, and what is known of the process itself.
 
+use crate::export::Exported;
 use gateway::Meters;
 use std::sync::Arc;
 use stdx::meter::{Kind, Page};
 use supervisor::Supervisor;
 
 /// Writes the page anew at each call. It costs nothing while nobody asks.
-pub(crate) fn page(supervisor: Supervisor, meters: Arc<Meters>) -> Arc<dyn Fn() -> String + Send + Sync> {
+pub(crate) fn page(
+    supervisor: Supervisor,
+    meters: Arc<Meters>,
+    exported: Arc<Exported>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
     let started = stdx::clock::unix_ms();
     Arc::new(move || {
         let mut page = Page::default();
         daemon(&mut page, started);
         meters.write(&mut page);
+        traces(&mut page, &exported);
         supervisor.write_meters(&mut page);
         page.finish()
     })
@@ -30,6 +36,17 @@ fn daemon(page: &mut Page, started_ms: i64) {
     .sample(&[], resident_bytes());
     page.family("staithe_open_descriptors", Kind::Gauge, "Open file descriptors of the daemon.")
         .sample(&[], open_descriptors());
+}
+
+fn traces(page: &mut Page, exported: &Exported) {
+    page.family("staithe_spans_exported_total", Kind::Counter, "Records of calls that the collector of traces took.")
+        .sample(&[], exported.sent.get());
+    page.family(
+        "staithe_spans_failed_total",
+        Kind::Counter,
+        "Records of calls that the collector of traces did not take.",
+    )
+    .sample(&[], exported.failed.get());
 }
 
 /// 0 where the kernel does not say.

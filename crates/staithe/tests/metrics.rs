@@ -1,10 +1,11 @@
-//! What `/metrics` of a running daemon prints is what docs/operations.md says, and only loopback names are told.
+//! What `/metrics` of a running daemon prints is what docs/operations.md says, and only loopback names are told; where the
+//! time of a call went is told to who asks, and to a collector.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,14 +13,16 @@ use std::time::Duration;
 struct Daemon {
     child: Child,
     operator: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Daemon {
-    fn start() -> Self {
+    fn start(variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_staithe"))
-            .args(["run", "--json", "--listen", "127.0.0.1:0", "--state-dir"])
+            .args(["run", "--json", "--open", "--listen", "127.0.0.1:0", "--state-dir"])
+            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .envs(variables.iter().copied())
             .arg(dir.path())
             .arg("--")
             .arg(testkit::bin("odd"))
@@ -31,7 +34,7 @@ impl Daemon {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told: Value = serde_json::from_str(&line).unwrap();
         let operator = told["listening"]["operator"].as_str().unwrap().trim_start_matches("http://").to_owned();
-        Self { child, operator, _dir: dir }
+        Self { child, operator, dir }
     }
 
     /// The whole answer to a GET.
@@ -42,6 +45,18 @@ impl Daemon {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    /// `staithe call` of the tool `sleep`.
+    fn call(&self, more: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_staithe"))
+            .args(["call", "odd", "sleep", r#"{"ms":30}"#, "--timing", "--state-dir"])
+            .arg(self.dir.path())
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn stop(mut self) {
@@ -65,7 +80,7 @@ fn documented() -> BTreeSet<String> {
 
 #[test]
 fn the_documented_families_are_the_printed_ones() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::start(&[]);
     let answer = daemon.get("/metrics", "localhost");
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{answer}");
@@ -80,5 +95,55 @@ fn the_documented_families_are_the_printed_ones() {
     {
         assert!(daemon.get(path, host).starts_with(&format!("HTTP/1.1 {status}")), "{path} {host}");
     }
+    daemon.stop();
+}
+
+/// Takes requests until one holds `wanted`, and gives it back.
+fn collector(listener: TcpListener, wanted: &'static str) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        loop {
+            let mut stream = listener.accept().unwrap().0;
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            let (mut all, mut piece) = (Vec::new(), [0; 65536]);
+            let body = loop {
+                let n = stream.read(&mut piece).unwrap();
+                assert!(n > 0);
+                all.extend_from_slice(&piece[..n]);
+                let text = String::from_utf8_lossy(&all).into_owned();
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+                if body.len() == length.parse::<usize>().unwrap() {
+                    break body.to_owned();
+                }
+            };
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+            if body.contains(wanted) {
+                return body;
+            }
+        }
+    })
+}
+
+#[test]
+fn the_time_of_a_call_is_told_to_who_asks_and_to_a_collector() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let collected = collector(listener, "tools/call sleep");
+    let daemon = Daemon::start(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]);
+    let answer: Value = serde_json::from_str(&daemon.call(&["--json"])).unwrap();
+    assert_eq!(answer["result"]["content"][0]["text"], "slept", "{answer}");
+    let timing = &answer["timing"];
+    let ms = |name: &str| timing[name].as_f64().unwrap();
+    let sum: f64 = ["admission", "policy", "queue", "server", "delivery"].map(ms).iter().sum();
+    assert!((sum - ms("total")).abs() < 0.01 && ms("server") >= 29.0, "{timing}");
+    let shown = daemon.call(&[]);
+    assert!(shown.starts_with("slept\n\nSTAGE") && shown.contains("server ") && shown.contains('#'), "{shown}");
+    let body: Value = serde_json::from_str(&collected.join().unwrap()).unwrap();
+    let spans = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+    let call = spans.iter().find(|span| span["name"] == "tools/call sleep").unwrap();
+    let children = spans.iter().filter(|span| span["parentSpanId"] == call["spanId"]).count();
+    assert_eq!(children, 5, "{body}");
+    // The collector is gone now: calls and the stop go on as ever.
+    daemon.call(&[]);
     daemon.stop();
 }
