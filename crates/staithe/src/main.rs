@@ -41,6 +41,10 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == demo::SERVER_VERB) {
         return demo_server::main();
     }
+    // So is the keeper, which outlives us and stays small.
+    if std::env::args_os().nth(1).is_some_and(|word| word == keeper::VERB) {
+        return keeper::main(std::env::args_os().skip(2));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

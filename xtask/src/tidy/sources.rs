@@ -2,7 +2,7 @@
 
 use super::text::{Split, declared, has_word, production_lines, split};
 use super::{
-    BANNED_NAMES, BANNED_SUFFIXES, FORWARDING, LIB_LINES, MONOPOLY, NOT_WHILE_FORWARDING, PRODUCTION_LINES,
+    BANNED_NAMES, BANNED_SUFFIXES, CODE_LINES, FORWARDING, LIB_LINES, MONOPOLY, NOT_WHILE_FORWARDING, PRODUCTION_LINES,
     RAW_SYSCALL_CRATES, TODO_KINDS, Tree, Violation, note,
 };
 
@@ -20,6 +20,26 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<Violation>) {
         file.check_todos(found);
         file.check_unsafe(found);
         file.check_forwarding(found);
+    }
+    for (name, others, most) in CODE_LINES {
+        check_size(tree, name, others, *most, found);
+    }
+}
+
+fn check_size(tree: &Tree, name: &str, others: &[&str], most: usize, found: &mut Vec<Violation>) {
+    let folder = format!("crates/{name}/src/");
+    let code = |path: &str| {
+        let code = split(&tree.text(path).unwrap_or_default()).code;
+        code.lines().take(production_lines(&code)).filter(|line| !line.trim().is_empty()).count()
+    };
+    let counted = tree.paths().filter(|path| {
+        let file = path.strip_prefix(&folder).filter(|file| !others.contains(file));
+        file.is_some_and(|file| file.ends_with(".rs")) && !is_test_file(path)
+    });
+    let lines: usize = counted.map(code).sum();
+    if lines > most {
+        let what = format!("{lines} lines of code, at most {most}: it must be read in one sitting");
+        note(found, &format!("{folder}lib.rs"), 1, what);
     }
 }
 

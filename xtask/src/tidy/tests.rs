@@ -138,6 +138,24 @@ fn files_have_their_shape() {
     assert_eq!(Fake::with(&[("crates/stdx/src/x.rs", &tested)]).violations(), Vec::<String>::new());
 }
 
+/// Comments, and the daemon's side of the socket, are no part of what must stay small.
+#[test]
+fn the_keeper_stays_small() {
+    let (_, _, most) = super::CODE_LINES[0];
+    let fill = |lines: usize| format!("//! Long.\n{}{}", "fn f() {}\n".repeat(lines), "// why\n\n".repeat(9));
+    let sized = |lines: usize| {
+        let parts = (0..lines).step_by(500).map(|from| fill(500.min(lines - from))).collect::<Vec<_>>();
+        let named = parts.into_iter().enumerate().map(|(at, part)| (format!("crates/keeper/src/part{at}.rs"), part));
+        let files: Vec<_> = named.chain([("crates/keeper/src/client.rs".to_owned(), fill(500))]).collect();
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        Fake::with(&files).violations()
+    };
+    assert_eq!(sized(most), Vec::<String>::new());
+    let found = sized(most + 1);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains("read in one sitting"), "{found:#?}");
+}
+
 #[test]
 fn names_say_something() {
     for name in super::BANNED_NAMES {

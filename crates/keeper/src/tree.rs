@@ -1,0 +1,186 @@
+//! Which processes belong to which, as `/proc` says, and their end.
+
+use crate::words::Usage;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::collections::BTreeSet;
+use std::fs;
+
+/// How often a tree is looked at again while its members are stopped: more than a tree of forking processes can outrun.
+const PASSES: usize = 200;
+
+/// One process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    parent: i32,
+    group: i32,
+    state: u8,
+    ticks: u64,
+    pub(crate) started: u64,
+    resident_pages: u64,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// The process `pid`, if there is one.
+    pub(crate) fn read(pid: i32) -> Option<Self> {
+        Self::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name stands in brackets and may hold anything, brackets too: fields begin after the last one.
+    fn parse(pid: i32, stat: &[u8]) -> Option<Self> {
+        let stat = String::from_utf8_lossy(stat);
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<i64>().ok());
+        let count = |at: usize| number(at).and_then(|number| u64::try_from(number).ok());
+        Some(Self {
+            pid,
+            parent: i32::try_from(number(1)?).ok()?,
+            group: i32::try_from(number(2)?).ok()?,
+            state: *fields.first()?.as_bytes().first()?,
+            ticks: count(11)? + count(12)? + count(13).unwrap_or(0) + count(14).unwrap_or(0),
+            started: count(19)?,
+            resident_pages: count(21)?,
+        })
+    }
+
+    fn lives(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X')
+    }
+
+    /// Whether it has ended and waits for `parent` to notice.
+    pub(crate) fn is_zombie_of(&self, parent: i32) -> bool {
+        self.state == b'Z' && self.parent == parent
+    }
+}
+
+/// Every process that we can see.
+pub(crate) fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(Process::read).collect()
+}
+
+/// What a set of processes grows from.
+#[derive(Clone, Debug)]
+pub(crate) enum Root {
+    /// An instance: its process, its process group, and all their descendants.
+    Instance(i32),
+    /// The descendants of this process, without itself.
+    Below(i32),
+}
+
+/// The living processes of `roots` among `all`.
+pub(crate) fn members(all: &[Process], roots: &[Root]) -> Vec<Process> {
+    let mut inside: BTreeSet<i32> = BTreeSet::new();
+    let starts = |process: &Process| {
+        roots.iter().any(|root| match root {
+            Root::Instance(pid) => process.pid == *pid || process.group == *pid,
+            Root::Below(pid) => process.parent == *pid,
+        })
+    };
+    // Parents mostly come first, so a few rounds are enough.
+    let mut grown = true;
+    while grown {
+        grown = false;
+        for process in all {
+            if inside.contains(&process.parent) || starts(process) {
+                grown |= inside.insert(process.pid);
+            }
+        }
+    }
+    all.iter().filter(|process| inside.contains(&process.pid) && process.lives()).copied().collect()
+}
+
+/// Kills every process of `roots`. Members are stopped first, until a look finds none that runs: one that is killed
+/// while its child is being born would leave the child with a stranger for a parent.
+pub(crate) fn kill(roots: &[Root]) {
+    let mut found = Vec::new();
+    for _ in 0..PASSES {
+        found = members(&all(), roots);
+        let running: Vec<&Process> = found.iter().filter(|process| !matches!(process.state, b'T' | b't')).collect();
+        if running.is_empty() {
+            break;
+        }
+        for process in running {
+            signal(process.pid, Signal::STOP);
+        }
+    }
+    for root in roots {
+        if let Root::Instance(pid) = root {
+            signal_group(*pid, Signal::KILL);
+        }
+    }
+    for process in found {
+        signal(process.pid, Signal::KILL);
+    }
+}
+
+/// To the process group of an instance that is not forgotten yet, so that its number is nobody else's.
+pub(crate) fn signal_group(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // Nobody is left in the group: that is what was wanted.
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// What the processes of the instance `pid` use.
+pub(crate) fn usage(all: &[Process], pid: i32) -> Usage {
+    let members = members(all, &[Root::Instance(pid)]);
+    let pages: u64 = members.iter().map(|process| process.resident_pages).sum();
+    let ticks: u64 = members.iter().map(|process| process.ticks).sum();
+    Usage {
+        resident_bytes: pages * rustix::param::page_size() as u64,
+        processes: members.len() as u64,
+        open_files: 0,
+        cpu_ms: ticks * 1000 / rustix::param::clock_ticks_per_second().max(1),
+        oom_kills: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str = "17 (a) S) b) S 3 17 17 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 555 1000 77 184467";
+
+    #[test]
+    fn a_name_with_brackets_is_read() {
+        let process = Process::parse(17, STAT.as_bytes()).unwrap();
+        assert_eq!((process.parent, process.group, process.state), (3, 17, b'S'));
+        assert_eq!((process.ticks, process.started, process.resident_pages), (100, 555, 77));
+        assert_eq!(Process::parse(17, b"17 (a) S"), None);
+    }
+
+    #[test]
+    fn a_tree_is_descendants_and_group_whatever_the_order() {
+        let process =
+            |pid, parent, group, state| Process { pid, parent, group, state, ticks: 0, started: 0, resident_pages: 1 };
+        let all = [
+            process(9, 8, 9, b'S'),   // grandchild in a group of its own
+            process(8, 5, 5, b'S'),   // child
+            process(5, 2, 5, b'S'),   // the instance
+            process(7, 1, 5, b'R'),   // left by a parent that died, still in the group
+            process(6, 5, 5, b'Z'),   // dead
+            process(20, 1, 20, b'S'), // a stranger
+        ];
+        let pids = |roots: &[Root]| members(&all, roots).iter().map(|found| found.pid).collect::<Vec<_>>();
+        assert_eq!(pids(&[Root::Instance(5)]), [9, 8, 5, 7]);
+        assert_eq!(pids(&[Root::Below(2)]), [9, 8, 5]);
+        assert_eq!(pids(&[Root::Below(20)]), [] as [i32; 0]);
+        assert_eq!(usage(&all, 5).processes, 4);
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(all().iter().any(|process| process.pid == own && process.resident_pages > 0));
+    }
+}

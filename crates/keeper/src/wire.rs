@@ -1,0 +1,354 @@
+//! What crosses the socket: frames with a request number, and the words in them. Strict: every length is bounded by
+//! what came, an unknown kind, a number out of range or bytes left over are errors.
+//!
+//! A frame is a head of three little-endian `u32` (bytes of the body, request, descriptors that ride on the frame) and a
+//! body: one byte of kind, then its fields. A number is a `u64`, text and lists have their length before them.
+
+use crate::words::{Exit, Launch, Limits, Stage, Usage};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+/// The versions of the protocol that this build speaks.
+pub(crate) const LOWEST: u16 = 1;
+pub(crate) const HIGHEST: u16 = 1;
+/// Bytes of a head.
+pub(crate) const HEAD: usize = 12;
+/// Longest body, bytes.
+pub(crate) const MAX_BODY: usize = 4 << 20;
+/// Most descriptors of one frame.
+pub(crate) const MAX_FDS: usize = 4;
+
+/// Bytes that are no frame of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The head says more than we take.
+    #[error("a frame of {0} bytes; at most {MAX_BODY}")]
+    Long(usize),
+    /// The head says more descriptors than any frame has, or they did not come.
+    #[error("a frame with {said} descriptors, of which {came} came")]
+    Descriptors {
+        /// What the head says.
+        said: usize,
+        /// What came, or the most that a frame may have.
+        came: usize,
+    },
+    /// Nothing that we know begins so.
+    #[error("a frame of the unknown kind {0}")]
+    Kind(u8),
+    /// A field goes beyond the frame.
+    #[error("a frame that ends within a field")]
+    Short,
+    /// Bytes after the last field.
+    #[error("a frame with {0} bytes too many")]
+    Trailing(usize),
+    /// A number or text that its field cannot be.
+    #[error("a frame with an impossible value")]
+    Value,
+}
+
+/// What a daemon asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Hello { lowest: u16, highest: u16, pid: u32 },
+    Spawn(Launch),
+    List,
+    CloseStdin { id: u64 },
+    Forget { id: u64 },
+    Signal { id: u64, signal: i32 },
+    Hold { name: String },
+    Take { name: String },
+    Drop { name: String },
+    Count { id: u64 },
+    End { grace_ms: u64 },
+}
+
+/// What a keeper says. `Held` comes any number of times before the frame that finishes an answer; request 0 is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Say {
+    Welcome { version: u16, keeper_pid: u32 },
+    Attached { pid: u32 },
+    Version { lowest: u16, highest: u16 },
+    Spawned { id: u64, pid: u32, started: u64 },
+    Failed { errno: i32, stage: Stage, text: String },
+    Held { id: u64, pid: u32, started: u64, exit: Option<Exit>, over: Option<String> },
+    Done,
+    Nothing,
+    Used(Usage),
+    Error { text: String },
+    Exited { id: u64, exit: Exit },
+    Over { id: u64, text: String },
+}
+
+/// The body of a frame.
+pub(crate) trait Body: Sized {
+    fn write(&self, to: &mut Writer);
+    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed>;
+}
+
+/// One frame as bytes, head included.
+pub(crate) fn encode(request: u32, fds: usize, body: &impl Body) -> Result<Vec<u8>, Malformed> {
+    let mut writer = Writer(vec![0; HEAD]);
+    body.write(&mut writer);
+    let mut bytes = writer.0;
+    let length = bytes.len() - HEAD;
+    let head = [u32::try_from(length).unwrap_or(u32::MAX), request, u32::try_from(fds).unwrap_or(u32::MAX)];
+    for (place, number) in bytes.chunks_exact_mut(4).zip(head) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    if length > MAX_BODY { Err(Malformed::Long(length)) } else { Ok(bytes) }
+}
+
+/// The first frame of `bytes`, if it is complete: its request, how many descriptors are its own, its body, and its
+/// length with the head.
+pub(crate) fn decode<B: Body>(bytes: &[u8]) -> Result<Option<(u32, usize, B, usize)>, Malformed> {
+    let number = |at: usize| bytes.get(at..at + 4).and_then(|found| found.try_into().ok()).map(u32::from_le_bytes);
+    let (Some(length), Some(request), Some(fds)) = (number(0), number(4), number(8)) else { return Ok(None) };
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let fds = usize::try_from(fds).unwrap_or(usize::MAX);
+    if length > MAX_BODY {
+        return Err(Malformed::Long(length));
+    }
+    if fds > MAX_FDS {
+        return Err(Malformed::Descriptors { said: fds, came: MAX_FDS });
+    }
+    let Some(body) = bytes.get(HEAD..HEAD + length) else { return Ok(None) };
+    let mut reader = Reader(body);
+    let read = B::read(&mut reader)?;
+    if !reader.0.is_empty() {
+        return Err(Malformed::Trailing(reader.0.len()));
+    }
+    Ok(Some((request, fds, read, HEAD + length)))
+}
+
+/// Appends fields.
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    fn kind(&mut self, kind: u8) -> &mut Self {
+        self.0.push(kind);
+        self
+    }
+
+    fn number(&mut self, number: impl Into<u64>) -> &mut Self {
+        self.0.extend(number.into().to_le_bytes());
+        self
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.number(bytes.len() as u64).0.extend(bytes);
+        self
+    }
+
+    fn optional(&mut self, number: Option<u64>) -> &mut Self {
+        match number {
+            Some(number) => self.kind(1).number(number),
+            None => self.kind(0),
+        }
+    }
+
+    fn exit(&mut self, exit: Exit) -> &mut Self {
+        match exit {
+            Exit::Code(code) => self.kind(1).number(code.unsigned_abs()),
+            Exit::Signal(signal) => self.kind(2).number(signal.unsigned_abs()),
+        }
+    }
+}
+
+/// Takes fields off.
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed::Short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn kind(&mut self) -> Result<u8, Malformed> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn number<T: TryFrom<u64>>(&mut self) -> Result<T, Malformed> {
+        let bytes = self.take(8)?.try_into().map_err(|_| Malformed::Short)?;
+        T::try_from(u64::from_le_bytes(bytes)).map_err(|_| Malformed::Value)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.number()?;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed::Value)
+    }
+
+    fn os(&mut self) -> Result<OsString, Malformed> {
+        Ok(OsString::from_vec(self.bytes()?.to_vec()))
+    }
+
+    /// A list. Each of its items has eight bytes at least, so a count beyond that is a lie that must not reserve memory.
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
+        let count: usize = self.number()?;
+        if count > self.0.len() / 8 {
+            return Err(Malformed::Short);
+        }
+        (0..count).map(|_| item(self)).collect()
+    }
+
+    fn optional<T>(&mut self, some: impl FnOnce(&mut Self) -> Result<T, Malformed>) -> Result<Option<T>, Malformed> {
+        match self.kind()? {
+            0 => Ok(None),
+            1 => some(self).map(Some),
+            _ => Err(Malformed::Value),
+        }
+    }
+
+    fn exit(&mut self) -> Result<Exit, Malformed> {
+        match self.kind()? {
+            1 => Ok(Exit::Code(self.number()?)),
+            2 => Ok(Exit::Signal(self.number()?)),
+            _ => Err(Malformed::Value),
+        }
+    }
+}
+
+impl Body for Ask {
+    fn write(&self, to: &mut Writer) {
+        match self {
+            Self::Hello { lowest, highest, pid } => to.kind(1).number(*lowest).number(*highest).number(*pid),
+            Self::Spawn(launch) => write_launch(launch, to.kind(2)),
+            Self::List => to.kind(3),
+            Self::CloseStdin { id } => to.kind(4).number(*id),
+            Self::Forget { id } => to.kind(5).number(*id),
+            Self::Signal { id, signal } => to.kind(6).number(*id).number(signal.unsigned_abs()),
+            Self::Hold { name } => to.kind(7).bytes(name.as_bytes()),
+            Self::Take { name } => to.kind(8).bytes(name.as_bytes()),
+            Self::Drop { name } => to.kind(9).bytes(name.as_bytes()),
+            Self::Count { id } => to.kind(10).number(*id),
+            Self::End { grace_ms } => to.kind(11).number(*grace_ms),
+        };
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match from.kind()? {
+            1 => Self::Hello { lowest: from.number()?, highest: from.number()?, pid: from.number()? },
+            2 => Self::Spawn(read_launch(from)?),
+            3 => Self::List,
+            4 => Self::CloseStdin { id: from.number()? },
+            5 => Self::Forget { id: from.number()? },
+            6 => Self::Signal { id: from.number()?, signal: from.number()? },
+            7 => Self::Hold { name: from.text()? },
+            8 => Self::Take { name: from.text()? },
+            9 => Self::Drop { name: from.text()? },
+            10 => Self::Count { id: from.number()? },
+            11 => Self::End { grace_ms: from.number()? },
+            kind => return Err(Malformed::Kind(kind)),
+        })
+    }
+}
+
+fn write_launch<'a>(launch: &Launch, to: &'a mut Writer) -> &'a mut Writer {
+    let Launch { id, program, args, env, cwd, limits } = launch;
+    to.number(*id).bytes(program.as_bytes()).bytes(cwd.as_os_str().as_bytes());
+    to.number(args.len() as u64);
+    for arg in args {
+        to.bytes(arg.as_bytes());
+    }
+    to.number(env.len() as u64);
+    for (name, value) in env {
+        to.bytes(name.as_bytes()).bytes(value.as_bytes());
+    }
+    to.optional(limits.memory_bytes).optional(limits.processes);
+    to.optional(limits.open_files).optional(limits.cpu_percent)
+}
+
+fn read_launch(from: &mut Reader<'_>) -> Result<Launch, Malformed> {
+    let (id, program, cwd) = (from.number()?, from.os()?, PathBuf::from(from.os()?));
+    let args = from.list(Reader::os)?;
+    let env = from.list(|from| Ok((from.os()?, from.os()?)))?;
+    let limits = Limits {
+        memory_bytes: from.optional(Reader::number)?,
+        processes: from.optional(Reader::number)?,
+        open_files: from.optional(Reader::number)?,
+        cpu_percent: from.optional(Reader::number)?,
+    };
+    // A NUL would end the word early for the system: what was checked would not be what is started.
+    let whole = |word: &OsStr| !word.as_bytes().contains(&0);
+    let named = |name: &OsStr| whole(name) && !name.is_empty() && !name.as_bytes().contains(&b'=');
+    let good = whole(&program)
+        && whole(cwd.as_os_str())
+        && args.iter().all(|arg| whole(arg))
+        && env.iter().all(|(name, value)| named(name) && whole(value));
+    if good { Ok(Launch { id, program, args, env, cwd, limits }) } else { Err(Malformed::Value) }
+}
+
+impl Body for Say {
+    fn write(&self, to: &mut Writer) {
+        match self {
+            Self::Welcome { version, keeper_pid } => to.kind(1).number(*version).number(*keeper_pid),
+            Self::Attached { pid } => to.kind(2).number(*pid),
+            Self::Version { lowest, highest } => to.kind(3).number(*lowest).number(*highest),
+            Self::Spawned { id, pid, started } => to.kind(4).number(*id).number(*pid).number(*started),
+            Self::Failed { errno, stage, text } => {
+                to.kind(5).number(errno.unsigned_abs()).kind(*stage as u8).bytes(text.as_bytes())
+            }
+            Self::Held { id, pid, started, exit, over } => {
+                to.kind(6).number(*id).number(*pid).number(*started);
+                match exit {
+                    Some(exit) => to.kind(1).exit(*exit),
+                    None => to.kind(0),
+                };
+                match over {
+                    Some(text) => to.kind(1).bytes(text.as_bytes()),
+                    None => to.kind(0),
+                }
+            }
+            Self::Done => to.kind(7),
+            Self::Nothing => to.kind(8),
+            Self::Used(used) => {
+                to.kind(9).number(used.resident_bytes).number(used.processes).number(used.open_files);
+                to.number(used.cpu_ms).number(used.oom_kills)
+            }
+            Self::Error { text } => to.kind(10).bytes(text.as_bytes()),
+            Self::Exited { id, exit } => to.kind(11).number(*id).exit(*exit),
+            Self::Over { id, text } => to.kind(12).number(*id).bytes(text.as_bytes()),
+        };
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match from.kind()? {
+            1 => Self::Welcome { version: from.number()?, keeper_pid: from.number()? },
+            2 => Self::Attached { pid: from.number()? },
+            3 => Self::Version { lowest: from.number()?, highest: from.number()? },
+            4 => Self::Spawned { id: from.number()?, pid: from.number()?, started: from.number()? },
+            5 => Self::Failed { errno: from.number()?, stage: read_stage(from)?, text: from.text()? },
+            6 => Self::Held {
+                id: from.number()?,
+                pid: from.number()?,
+                started: from.number()?,
+                exit: from.optional(Reader::exit)?,
+                over: from.optional(Reader::text)?,
+            },
+            7 => Self::Done,
+            8 => Self::Nothing,
+            9 => Self::Used(Usage {
+                resident_bytes: from.number()?,
+                processes: from.number()?,
+                open_files: from.number()?,
+                cpu_ms: from.number()?,
+                oom_kills: from.number()?,
+            }),
+            10 => Self::Error { text: from.text()? },
+            11 => Self::Exited { id: from.number()?, exit: from.exit()? },
+            12 => Self::Over { id: from.number()?, text: from.text()? },
+            kind => return Err(Malformed::Kind(kind)),
+        })
+    }
+}
+
+fn read_stage(from: &mut Reader<'_>) -> Result<Stage, Malformed> {
+    let stages = [Stage::NoProgram, Stage::NoDirectory, Stage::NoPipe, Stage::Exec, Stage::Limit, Stage::Duplicate];
+    let kind = from.kind()?;
+    stages.into_iter().find(|stage| *stage as u8 == kind).ok_or(Malformed::Value)
+}
