@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Subject, Turn, Wish};
+use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Subject, Terms, Turn, Wish};
 use wire::bridge::{self, Delivery, Leg, Stated};
 use wire::era::Era;
 use wire::message::Message;
@@ -211,8 +211,9 @@ async fn send(
     if let (Some(level), None) = (asked.level, &asked.session) {
         Box::pin(instance.ensure_level(level)).await;
     }
+    let terms = Terms { turn, time: asked.timeout };
     let pending =
-        instance.begin_about(asked.id(), wish(asked), asked.session.clone(), subject.unwrap_or_default(), turn);
+        instance.begin_about(asked.id(), wish(asked), asked.session.clone(), subject.unwrap_or_default(), terms);
     if sent.as_task {
         pending.is_task();
     }

@@ -86,6 +86,7 @@ async fn round(
         Ok(Some(answers)) => {
             let mut line = Vec::new();
             required.retry_line(&mut line, message, pending.id(), Some(&stated(session)), &answers);
+            pending.has_time(asked.timeout);
             if let Err(stalled) = pending.send_reserved(line) {
                 pending.finish();
                 return Err(stalled.into());

@@ -38,12 +38,34 @@ pub enum Health {
     Ready,
     /// Being probed or started.
     Starting,
+    /// Works on calls. Said of processes; their server is ready.
+    Busy,
+    /// Did not answer when it was asked whether it lives. It takes calls: some servers answer nothing else.
+    Silent,
+    /// Would never have answered again; it is being replaced.
+    Wedged,
     /// Its last process died; the next start waits for its backoff.
     Restarting,
-    /// It dies again and again, or cannot be started; see `reason`.
+    /// It cannot be started; see `reason`.
     Failing,
+    /// It starts and dies again and again; see `reason`.
+    CrashLooping,
+    /// It died so often that it is left alone for minutes; see `reason`.
+    Quarantined,
     /// Stopped by an operator.
     Stopped,
+}
+
+impl Health {
+    /// Whether calls are taken now.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Ready | Self::Busy | Self::Silent)
+    }
+
+    /// Whether callers are turned away until something changes.
+    pub fn is_broken(self) -> bool {
+        matches!(self, Self::Failing | Self::CrashLooping | Self::Quarantined)
+    }
 }
 
 impl fmt::Display for Health {
@@ -51,8 +73,13 @@ impl fmt::Display for Health {
         f.write_str(match self {
             Self::Ready => "ready",
             Self::Starting => "starting",
+            Self::Busy => "busy",
+            Self::Silent => "silent",
+            Self::Wedged => "wedged",
             Self::Restarting => "restarting",
             Self::Failing => "failing",
+            Self::CrashLooping => "crash-looping",
+            Self::Quarantined => "quarantined",
             Self::Stopped => "stopped",
         })
     }

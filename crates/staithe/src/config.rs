@@ -280,6 +280,16 @@ const KEYS: &[Key] = &[
         field: |c| Field::Collector(&mut c.otlp_endpoint),
     },
     Key {
+        name: "watch.quiet",
+        why: "A server that was not heard for so long, and has no call that explains it, is asked whether it lives.",
+        field: |c| Field::Time(&mut c.hosting.quiet),
+    },
+    Key {
+        name: "watch.deadline",
+        why: "How long the answer to that may take.",
+        field: |c| Field::Time(&mut c.hosting.probe_deadline),
+    },
+    Key {
         name: "limits.line_bytes",
         why: "Longest message of a server; 16 MiB holds an image in Base64.",
         field: |c| Field::Bytes(&mut c.hosting.line_bytes),

@@ -70,7 +70,7 @@ pub(crate) fn imported(
 
 fn status(report: &StatusReport, now_ms: i64) -> String {
     let guard = if report.auth { "token required" } else { "open: no token" };
-    let ready = report.servers.iter().filter(|server| server.health == Health::Ready).count();
+    let ready = report.servers.iter().filter(|server| server.health.serves()).count();
     let stopped = report.servers.iter().filter(|server| server.health == Health::Stopped).count();
     let mut out = format!(
         "staithe {}, process {}, up {}, {}\n",

@@ -43,11 +43,13 @@ fn news(said: &mut BTreeMap<ServerName, Health>, servers: &[ServerReport]) -> Ve
     said.retain(|name, _| servers.iter().any(|server| server.name == *name && server.health != Health::Stopped));
     let mut lines = Vec::new();
     for server in servers {
-        if said.get(&server.name) == Some(&server.health) {
+        // That it works, or is quiet, is no news.
+        let health = if server.health.serves() { Health::Ready } else { server.health };
+        if said.get(&server.name) == Some(&health) {
             continue;
         }
         let Some(line) = line(server) else { continue };
-        said.insert(server.name.clone(), server.health);
+        said.insert(server.name.clone(), health);
         lines.push(line);
     }
     lines
@@ -56,16 +58,16 @@ fn news(said: &mut BTreeMap<ServerName, Health>, servers: &[ServerReport]) -> Ve
 fn line(server: &ServerReport) -> Option<String> {
     let name = &server.name;
     match server.health {
-        Health::Ready => {
+        Health::Ready | Health::Busy | Health::Silent => {
             let speaks = server.verdict.map(|verdict| format!(" speaks {verdict}")).unwrap_or_default();
             Some(format!("ready: {name}{speaks}"))
         }
-        Health::Failing => {
+        Health::Failing | Health::CrashLooping | Health::Quarantined => {
             let reason =
                 server.reason.as_deref().map_or("no reason is known", |reason| render::said_once(name, reason));
-            Some(format!("failing: {name}: {}; next: staithe logs {name}", render::clean(reason)))
+            Some(format!("{}: {name}: {}; next: staithe logs {name}", server.health, render::clean(reason)))
         }
-        Health::Starting | Health::Restarting | Health::Stopped => None,
+        Health::Starting | Health::Restarting | Health::Wedged | Health::Stopped => None,
     }
 }
 

@@ -2,8 +2,9 @@
 //! else the only call in flight whose client can answer, else the call that has the process's turn, else a guess that is
 //! marked as one. A process serves one isolation key, so that no guess reaches another principal. (eras §2.4)
 
-use crate::instance::{Calls, Instance, Waiting};
+use crate::instance::{Calls, Instance};
 use crate::session::Session;
+use crate::waiting::Waiting;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -296,7 +297,7 @@ mod tests {
                 None,
                 Bytes::from_static(b"1"),
                 subject,
-                crate::instance::Stage::Sent,
+                crate::waiting::Stage::Sent,
             );
             calls.waiting.insert(id, waiting);
         }

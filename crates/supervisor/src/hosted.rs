@@ -14,6 +14,7 @@ use crate::remote::{Memory, Pool as Connections};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::slot::{Context, Counters, Order, Slot};
+use crate::watchdog::Reflexes;
 use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 use sha2::{Digest, Sha256};
@@ -54,6 +55,7 @@ pub struct Hosted {
     log: Arc<ServerLog>,
     counters: Arc<Counters>,
     learned: Arc<Learned>,
+    reflexes: Reflexes,
     known: Mutex<Option<Known>>,
     probing: tokio::sync::Mutex<()>,
     memory: Arc<Memory>,
@@ -107,6 +109,7 @@ impl Hosted {
             log,
             counters,
             learned: Arc::default(),
+            reflexes: Reflexes::default(),
             known: Mutex::new(None),
             probing: tokio::sync::Mutex::new(()),
             memory: Arc::default(),
@@ -533,6 +536,10 @@ impl Hosted {
 
     pub(crate) fn learned(&self) -> &Arc<Learned> {
         &self.learned
+    }
+
+    pub(crate) fn reflexes(&self) -> &Reflexes {
+        &self.reflexes
     }
 
     pub(crate) fn next_instance_id(&self) -> u64 {

@@ -11,6 +11,9 @@ use crate::pipe::WriteError;
 use crate::route;
 use crate::session::Session;
 use crate::slot::Context;
+use crate::verdict::Open;
+use crate::waiting::{Stage, Waiting};
+use crate::watchdog::Pulse;
 use bytes::{Bytes, BytesMut};
 use model::report::LogSource;
 use model::{Blame, ServerName};
@@ -65,6 +68,15 @@ impl Wish {
     }
 }
 
+/// What a call has when it is sent.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// The turn of its process, where it needs that.
+    pub turn: Option<Turn>,
+    /// The server's time to answer; the watchdog judges by it. A subscription has none.
+    pub time: Option<Duration>,
+}
+
 /// One process of a server, spoken to in one era for all its life.
 #[derive(Debug)]
 pub struct Instance {
@@ -83,38 +95,13 @@ pub struct Instance {
     pub(crate) absorbed: Absorbed,
     /// One turn for the calls whose tools ask.
     pub(crate) turns: Turns,
+    pub(crate) pulse: Pulse,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     pub(crate) waiting: HashMap<u64, Waiting>,
     ended: Option<ExitReport>,
-}
-
-/// A call that waits for its answer.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) mailbox: Arc<Mailbox>,
-    pub(crate) wish: Wish,
-    pub(crate) session: Option<Arc<Session>>,
-    client_id: Bytes,
-    pub(crate) subject: Subject,
-    /// The task that it runs as, if it does.
-    pub(crate) task: Option<String>,
-    /// The server's ids of the questions that its client has not answered.
-    pub(crate) asked: Vec<Bytes>,
-    stage: Stage,
-}
-
-/// What a registered call waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Its answer.
-    Sent,
-    /// Something of its client: the server has not heard of it.
-    Reserved,
-    /// The end of a subscription, which may never come.
-    Lasting,
 }
 
 /// A request of ours was not answered.
@@ -145,29 +132,6 @@ impl Unanswered {
     }
 }
 
-impl Waiting {
-    pub(crate) fn new(
-        mailbox: Arc<Mailbox>,
-        wish: Wish,
-        session: Option<Arc<Session>>,
-        client_id: Bytes,
-        subject: Subject,
-        stage: Stage,
-    ) -> Self {
-        Self { mailbox, wish, session, client_id, subject, task: None, asked: Vec::new(), stage }
-    }
-
-    /// A subscription: no call, and no reason to wait when the process is to stop.
-    pub(crate) fn lasts(&self) -> bool {
-        self.stage == Stage::Lasting
-    }
-
-    /// What we ask ourselves (handshakes, lists of tools) has no client, and so no client's id.
-    pub(crate) fn of_a_client(&self) -> bool {
-        !self.client_id.is_empty()
-    }
-}
-
 impl Instance {
     /// Around a process that was just started, or a link that was just made ready.
     pub(crate) fn new(id: u64, pid: Option<u32>, era: Era, outlet: Outlet, context: Arc<Context>) -> Self {
@@ -185,6 +149,7 @@ impl Instance {
             tools: Tools::new(),
             absorbed: Absorbed::default(),
             turns: Turns::new(),
+            pulse: Pulse::new(),
         }
     }
 
@@ -210,7 +175,7 @@ impl Instance {
 
     /// Registers a call before it is sent. `client_id` is the request id as the client spelled it.
     pub fn begin(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
-        self.register(client_id, wish, session, Subject::default(), Stage::Sent)
+        self.register(client_id, wish, session, Subject::default(), (Stage::Sent, None))
     }
 
     /// The same for a call during which the server may ask something.
@@ -220,21 +185,21 @@ impl Instance {
         wish: Wish,
         session: Option<Arc<Session>>,
         mut subject: Subject,
-        turn: Option<Turn>,
+        Terms { turn, time }: Terms,
     ) -> Pending {
         subject.has_turn = turn.is_some();
-        Pending { turn, ..self.register(client_id, wish, session, subject, Stage::Sent) }
+        Pending { turn, ..self.register(client_id, wish, session, subject, (Stage::Sent, time)) }
     }
 
     /// Registers a call that needs something of its client before it is sent, by [`Pending::send_reserved`]. It can be
     /// cancelled, keeps the process, and hears of its end.
     pub fn reserve(self: &Arc<Self>, client_id: Bytes, wish: Wish, session: Option<Arc<Session>>) -> Pending {
-        self.register(client_id, wish, session, Subject::default(), Stage::Reserved)
+        self.register(client_id, wish, session, Subject::default(), (Stage::Reserved, None))
     }
 
     /// Registers a subscription. It keeps the process from idling, and holds up no stop.
     pub fn begin_lasting(self: &Arc<Self>) -> Pending {
-        self.register(Bytes::new(), Wish::Nothing, None, Subject::default(), Stage::Lasting)
+        self.register(Bytes::new(), Wish::Nothing, None, Subject::default(), (Stage::Lasting, None))
     }
 
     /// One request of ours: `write` gets the line and the request's id.
@@ -278,7 +243,7 @@ impl Instance {
         wish: Wish,
         session: Option<Arc<Session>>,
         subject: Subject,
-        stage: Stage,
+        (stage, time): (Stage, Option<Duration>),
     ) -> Pending {
         let id = self.context.request_ids.fetch_add(1, Ordering::Relaxed);
         let mailbox = Arc::new(Mailbox::new(self.context.limits.mailbox_bytes));
@@ -286,7 +251,8 @@ impl Instance {
         match &calls.ended {
             Some(report) => mailbox.push(Item::Gone(report.clone())),
             None => {
-                let waiting = Waiting::new(mailbox.clone(), wish, session, client_id, subject, stage);
+                let mut waiting = Waiting::new(mailbox.clone(), wish, session, client_id, subject, stage);
+                waiting.time = time;
                 calls.waiting.insert(id, waiting);
             }
         }
@@ -337,6 +303,9 @@ impl Instance {
         for id in found {
             if let Some(waiting) = calls.waiting.remove(&id) {
                 waiting.mailbox.push(Item::Cancelled);
+                if let Some(call) = waiting.open() {
+                    self.pulse.left(call);
+                }
                 // Only what was sent can be cancelled (E139).
                 heard_of.extend((waiting.stage != Stage::Reserved).then_some(id));
             }
@@ -390,6 +359,11 @@ impl Instance {
     /// How many calls of clients wait.
     pub(crate) fn in_flight(&self) -> usize {
         self.calls().waiting.values().filter(|waiting| waiting.of_a_client()).count()
+    }
+
+    /// The calls that the server may be at work on.
+    pub(crate) fn open_calls(&self) -> Vec<Open> {
+        self.calls().waiting.values().filter_map(Waiting::open).collect()
     }
 
     pub(crate) fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -473,6 +447,13 @@ impl Pending {
         self.instance.write(line, self.crowded)
     }
 
+    /// The server's time for the call begins anew, and is so long.
+    pub fn has_time(&self, time: Option<Duration>) {
+        if let Some(waiting) = self.instance.calls().waiting.get_mut(&self.id) {
+            waiting.begins_anew(time);
+        }
+    }
+
     /// Sends the line of a reserved call. Does nothing to one that was cancelled meanwhile: its mailbox says so.
     pub fn send_reserved(&self, line: Vec<u8>) -> Result<(), Stalled> {
         let mut calls = self.instance.calls();
@@ -512,6 +493,8 @@ impl Pending {
         }
         if let Some(waiting) = calls.waiting.get_mut(&self.id) {
             waiting.subject.resume(capabilities, self.turn.is_some());
+            waiting.parked = false;
+            waiting.begins_anew(waiting.time);
             waiting.wish = wish;
         }
     }
@@ -520,6 +503,7 @@ impl Pending {
     pub fn park(&mut self) {
         if let Some(waiting) = self.instance.calls().waiting.get_mut(&self.id) {
             waiting.subject.park();
+            waiting.parked = true;
             waiting.wish = Wish::Nothing;
         }
         self.turn = None;
@@ -537,6 +521,9 @@ impl Pending {
     pub fn abandon(self, reason: &str) {
         let waited = self.instance.calls().waiting.remove(&self.id);
         self.mailbox.close();
+        if let Some(call) = waited.as_ref().and_then(Waiting::open) {
+            self.instance.pulse.left(call);
+        }
         if waited.is_some_and(|waiting| waiting.stage != Stage::Reserved) {
             self.instance.take_back(self.id, reason);
         }
@@ -572,6 +559,7 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver) ->
             Ok(0) | Err(_) => return ReadEnd::Closed,
             Ok(n) => room = if n >= offered { 256 << 10 } else { 16 << 10 },
         }
+        instance.pulse.beat();
         while let Some(line) = lines.next(&mut buffer) {
             match line {
                 Ok(line) => route::line(&instance, &line),

@@ -39,13 +39,16 @@ mod slot;
 mod subscribe;
 mod subscriptions;
 mod tree;
+mod verdict;
+mod waiting;
+mod watchdog;
 
 pub use absent::{Absent, Bound};
 pub use asks::Question;
 pub use attribution::{Attribution, Subject, Turn};
 pub use events::{EventId, NotKept, Reader, StreamGone, Streams, Writer};
 pub use hosted::{Hosted, Lease};
-pub use instance::{Instance, Pending, Stalled, Unanswered, Wish};
+pub use instance::{Instance, Pending, Stalled, Terms, Unanswered, Wish};
 pub use key::{Caller, Key};
 pub use level::Level;
 pub use log::ServerLog;

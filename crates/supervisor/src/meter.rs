@@ -97,16 +97,19 @@ impl Stage {
 pub(crate) enum Cause {
     /// It ended by itself, or could not be started.
     Exit,
+    /// It would never have answered again.
+    Wedged,
     /// An operator asked for it.
     Asked,
 }
 
 impl Cause {
-    const ALL: [Self; 2] = [Self::Exit, Self::Asked];
+    const ALL: [Self; 3] = [Self::Exit, Self::Wedged, Self::Asked];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Exit => "exit",
+            Self::Wedged => "wedged",
             Self::Asked => "asked",
         }
     }
@@ -306,9 +309,19 @@ impl Now {
     fn of(hosted: &Hosted) -> Self {
         let slots = hosted.all_slots();
         let (health, _) = report::health(hosted, &slots);
-        let words = [Health::Ready, Health::Starting, Health::Restarting, Health::Failing];
+        let words = [
+            Health::Ready,
+            Health::Busy,
+            Health::Silent,
+            Health::Wedged,
+            Health::Starting,
+            Health::Restarting,
+            Health::Failing,
+            Health::CrashLooping,
+            Health::Quarantined,
+        ];
         let mut now = Self {
-            well: matches!(health, Health::Ready | Health::Stopped),
+            well: health.serves() || health == Health::Stopped,
             states: words.iter().map(|word| (word.to_string(), 0)).collect(),
             in_flight: 0,
             queued: 0,

@@ -3,6 +3,7 @@
 use crate::pipe::{WriteError, Writer};
 use crate::remote::Link;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The writing side of one instance.
 #[derive(Debug)]
@@ -25,6 +26,14 @@ impl Outlet {
         match self {
             Self::Pipe(writer) => writer.drain().await,
             Self::Remote(_) => {}
+        }
+    }
+
+    /// Since when a pipe is full and has taken nothing.
+    pub(crate) fn stuck_since(&self) -> Option<Instant> {
+        match self {
+            Self::Pipe(writer) => writer.stuck_since(),
+            Self::Remote(_) => None,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use stdx::clock::monotonic;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
@@ -39,6 +41,8 @@ struct State {
     queued: usize,
     /// Somebody writes, or the pipe is full and `drain` will.
     taken: bool,
+    /// The pipe is full, and took something last at this time.
+    full: Option<Instant>,
 }
 
 /// Lines are joined up to this size.
@@ -55,7 +59,14 @@ enum Turn {
 
 impl Writer {
     pub(crate) fn new(stdin: pipe::Sender, limit: usize) -> Self {
-        let state = State { stdin: Some(Arc::new(stdin)), queue: VecDeque::new(), sent: 0, queued: 0, taken: false };
+        let state = State {
+            stdin: Some(Arc::new(stdin)),
+            queue: VecDeque::new(),
+            sent: 0,
+            queued: 0,
+            taken: false,
+            full: None,
+        };
         Self { state: Mutex::new(state), handed_over: Notify::new(), closed: CancellationToken::new(), limit }
     }
 
@@ -90,6 +101,11 @@ impl Writer {
         }
     }
 
+    /// Since when the pipe is full and has taken nothing.
+    pub(crate) fn stuck_since(&self) -> Option<Instant> {
+        self.state().full
+    }
+
     /// Writes until nothing is queued or nothing fits. Only whoever has set `taken` may call it.
     fn take_turn(&self, stdin: &pipe::Sender) -> Turn {
         let mut written = 0;
@@ -104,6 +120,7 @@ impl Writer {
                     Some(next) => next,
                     None => {
                         state.taken = false;
+                        state.full = None;
                         return Turn::Emptied;
                     }
                 }
@@ -112,6 +129,9 @@ impl Writer {
                 Ok(n) if sent + n == chunk.len() => written = chunk.len(),
                 Ok(n) => {
                     let mut state = self.state();
+                    if n > 0 || state.full.is_none() {
+                        state.full = Some(monotonic());
+                    }
                     state.sent = sent + n;
                     state.queue.push_front(chunk);
                     return Turn::Full;

@@ -203,7 +203,7 @@ impl Supervisor {
 
     /// Whether every enabled server can take a call.
     pub fn ready(&self) -> bool {
-        self.servers().iter().all(|s| matches!(s.health, model::report::Health::Ready | model::report::Health::Stopped))
+        self.servers().iter().all(|s| s.health.serves() || s.health == model::report::Health::Stopped)
     }
 
     /// Every server, by name.

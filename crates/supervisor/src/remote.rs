@@ -252,6 +252,7 @@ impl Link {
     /// A message for the callers.
     fn deliver(&self, instance: &Arc<Instance>, line: &Bytes) {
         if !line.trim_ascii().is_empty() {
+            instance.pulse.beat();
             route::line(instance, line);
         }
     }

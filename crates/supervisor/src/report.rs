@@ -1,11 +1,13 @@
 //! What servers and instances look like to an operator.
 
 use crate::hosted::{Checked, Hosted};
+use crate::restart::Standing;
 use crate::slot::{Slot, State};
 use crate::tree;
 use model::report::{Health, InstanceReport, ServerReport};
 use model::{Program, ServerSpec, Target};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use stdx::clock::monotonic;
 use wire::era::Era;
 
@@ -66,7 +68,15 @@ pub(crate) fn health(hosted: &Hosted, slots: &[std::sync::Arc<Slot>]) -> (Health
         return (Health::Stopped, None);
     }
     let states: Vec<(Health, Option<String>)> = slots.iter().map(|s| slot_health(&s.state())).collect();
-    for worst in [Health::Failing, Health::Restarting] {
+    let order = [
+        Health::Quarantined,
+        Health::Failing,
+        Health::CrashLooping,
+        Health::Wedged,
+        Health::Restarting,
+        Health::Silent,
+    ];
+    for worst in order {
         if let Some(found) = states.iter().find(|(health, _)| *health == worst) {
             return found.clone();
         }
@@ -79,15 +89,28 @@ pub(crate) fn health(hosted: &Hosted, slots: &[std::sync::Arc<Slot>]) -> (Health
 }
 
 pub(crate) fn slot_health(state: &State) -> (Health, Option<String>) {
-    let next = |until: &std::time::Instant| until.saturating_duration_since(monotonic()).as_millis();
+    let later = |reason: &str, until: &Instant| {
+        let next = until.saturating_duration_since(monotonic()).as_millis();
+        Some(format!("{reason}; next start in {next} ms"))
+    };
     match state {
         State::Starting => (Health::Starting, None),
-        State::Ready(_) => (Health::Ready, None),
-        State::Waiting { until, reason } => {
-            (Health::Restarting, Some(format!("{reason}; next start in {} ms", next(until))))
+        State::Ready(instance) if instance.pulse.is_silent() => {
+            (Health::Silent, Some("it did not answer when it was asked whether it lives".to_owned()))
         }
-        State::Failing { until, reason } => {
-            (Health::Failing, Some(format!("{reason}; next start in {} ms", next(until))))
+        State::Ready(instance) if instance.in_flight() > 0 => (Health::Busy, None),
+        State::Ready(_) => (Health::Ready, None),
+        State::Waiting { until, reason, wedged } => {
+            (if *wedged { Health::Wedged } else { Health::Restarting }, later(reason, until))
+        }
+        State::Failing { until, reason, standing } => {
+            let health = match standing {
+                Standing::Restarting => Health::Restarting,
+                Standing::Failing => Health::Failing,
+                Standing::CrashLooping => Health::CrashLooping,
+                Standing::Quarantined => Health::Quarantined,
+            };
+            (health, later(reason, until))
         }
         State::Stopped => (Health::Stopped, None),
     }

@@ -2,11 +2,12 @@
 //! an instance serves one isolation key.
 
 use crate::asks;
-use crate::instance::{Calls, Instance, Waiting, refuse};
+use crate::instance::{Calls, Instance, refuse};
 use crate::level::Level;
 use crate::mailbox::Item;
 use crate::session::Session;
 use crate::subscriptions;
+use crate::waiting::Waiting;
 use bytes::Bytes;
 use model::report::LogSource;
 use std::sync::Arc;

@@ -146,17 +146,24 @@ impl Running {
 
     /// Ends the instance, tells every waiting call, and returns how it ended.
     pub(crate) async fn stop(self, why: &str) -> ExitReport {
-        self.end(why, false).await
+        let grace = self.instance.context.limits.stop_grace;
+        self.end(why, false, grace).await
+    }
+
+    /// The same for one that does not react: it gets a quarter of the time to leave.
+    pub(crate) async fn stop_wedged(self, why: &str) -> ExitReport {
+        let grace = self.instance.context.limits.stop_grace / 4;
+        self.end(why, false, grace).await
     }
 
     /// The same, where it was asked for: what still waits hears that staithe ended it.
     pub(crate) async fn stop_as_asked(self) -> ExitReport {
-        self.end("staithe was told to stop it", true).await
+        let grace = self.instance.context.limits.stop_grace;
+        self.end("staithe was told to stop it", true, grace).await
     }
 
-    async fn end(self, why: &str, asked: bool) -> ExitReport {
+    async fn end(self, why: &str, asked: bool, grace: Duration) -> ExitReport {
         let Self { instance, body } = self;
-        let grace = instance.context.limits.stop_grace;
         let report = match body {
             Body::Program(mut piped) => {
                 piped.hear_out().await;

@@ -33,6 +33,10 @@ pub struct Limits {
     pub probe_timeout: Duration,
     /// How long a call waits for an instance that is starting or restarting.
     pub ready_wait: Duration,
+    /// A server that was not heard for this long, and has no call that explains it, is asked whether it lives.
+    pub quiet: Duration,
+    /// How long the answer to that may take.
+    pub probe_deadline: Duration,
     /// How long a stopping server has after its stdin closed, and again after SIGTERM.
     pub stop_grace: Duration,
     /// How long calls in flight may finish before a process that is to be replaced or stopped is ended.
@@ -82,6 +86,8 @@ impl Default for Limits {
             start_timeout: Duration::from_secs(120),
             probe_timeout: Duration::from_secs(5),
             ready_wait: Duration::from_secs(60),
+            quiet: Duration::from_secs(30),
+            probe_deadline: Duration::from_secs(10),
             stop_grace: Duration::from_secs(2),
             drain: Duration::from_secs(10),
             idle_ttl: Duration::from_secs(15 * 60),

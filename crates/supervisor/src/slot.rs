@@ -9,11 +9,13 @@ use crate::key::{Holder, Key};
 use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
 use crate::meter::{Cause, ServerMeter};
-use crate::restart::History;
+use crate::restart::{HEALTHY, History, Next, Standing};
 use crate::running::Running;
 use crate::session::Session;
 use crate::settings::Limits;
 use crate::subscriptions::Subscriptions;
+use crate::verdict::Tally;
+use crate::watchdog;
 use bytes::Bytes;
 use model::ServerName;
 use model::report::LogSource;
@@ -54,6 +56,7 @@ pub(crate) struct Counters {
     pub(crate) restarts: AtomicU64,
     pub(crate) junk: AtomicU64,
     pub(crate) meter: Arc<ServerMeter>,
+    pub(crate) verdicts: Tally,
 }
 
 impl Context {
@@ -117,11 +120,14 @@ pub(crate) enum State {
     Waiting {
         until: Instant,
         reason: String,
+        /// It had to be ended, because it would never have answered.
+        wedged: bool,
     },
     /// Cannot be started, or dies again and again. Callers are told at once; the next try comes at `until`.
     Failing {
         until: Instant,
         reason: String,
+        standing: Standing,
     },
     Stopped,
 }
@@ -217,7 +223,7 @@ impl Slot {
             Ok(Err(_closed)) => Err(Absent::Stopped(server)),
             Ok(Ok(state)) => match &*state {
                 State::Ready(instance) => Ok(instance.clone()),
-                State::Failing { until, reason } => {
+                State::Failing { until, reason, .. } => {
                     let retry_after = until.saturating_duration_since(monotonic());
                     Err(Absent::Failing { server, reason: reason.clone(), retry_after })
                 }
@@ -242,6 +248,29 @@ impl Slot {
         self.orders.give(order);
     }
 
+    /// Notes an end that nobody asked for, and what follows from it. `started` where it had become ready before.
+    fn died(&self, next: Next, started: bool, reason: String, wedged: bool, deaths: u32) {
+        let counters = &self.context.counters;
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        counters.restarts.fetch_add(1, Ordering::Relaxed);
+        counters.verdicts.ended(started, wedged, next.standing);
+        counters.meter.restarted(if wedged { Cause::Wedged } else { Cause::Exit });
+        let reason = match next.standing {
+            Standing::Restarting | Standing::Failing | Standing::CrashLooping => reason,
+            Standing::Quarantined => {
+                let life = HEALTHY.as_secs();
+                format!("it died {deaths} times without living for {life} s, the last time so: {reason}")
+            }
+        };
+        let note = format!("{reason}; next start in {} ms", next.delay.as_millis());
+        self.context.log.add(0, LogSource::Host, &note);
+        let until = monotonic() + next.delay;
+        self.set(match next.standing {
+            Standing::Restarting => State::Waiting { until, reason, wedged },
+            standing => State::Failing { until, reason, standing },
+        });
+    }
+
     /// Waits until callers no longer get `instance`, which has ended, but not for ever.
     pub(crate) async fn left_behind(&self, instance: &Arc<Instance>) {
         let mut states = self.state.subscribe();
@@ -263,6 +292,8 @@ impl Slot {
         let busy = match &*self.state.borrow() {
             State::Ready(instance) => instance.busy(),
             State::Starting => true,
+            // It stays for the operator to see, and gives way to a slot that is needed.
+            State::Failing { standing: Standing::Quarantined, .. } => !ttl.is_zero(),
             State::Waiting { .. } | State::Failing { .. } | State::Stopped => false,
         };
         let idle_ms = stdx::clock::unix_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed));
@@ -292,6 +323,7 @@ enum End {
     Died {
         since: Option<Instant>,
         reason: String,
+        wedged: bool,
     },
 }
 
@@ -306,21 +338,14 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
                 slot.context.counters.meter.restarted(Cause::Asked);
                 history = History::default();
             }
-            End::Died { since, reason } => {
-                slot.restarts.fetch_add(1, Ordering::Relaxed);
-                slot.context.counters.restarts.fetch_add(1, Ordering::Relaxed);
-                slot.context.counters.meter.restarted(Cause::Exit);
+            End::Died { since, reason, wedged } => {
                 let next = history.died(monotonic(), since, stdx::random::fraction());
-                let note = format!("{reason}; next start in {} ms", next.delay.as_millis());
-                slot.context.log.add(0, LogSource::Host, &note);
-                let until = monotonic() + next.delay;
-                slot.set(if next.failing {
-                    State::Failing { until, reason }
-                } else {
-                    State::Waiting { until, reason }
-                });
-                if let Ok(Order::Stop) = tokio::time::timeout(next.delay, slot.orders.next()).await {
-                    break;
+                slot.died(next, since.is_some(), reason, wedged, history.deaths());
+                match tokio::time::timeout(next.delay, slot.orders.next()).await {
+                    Ok(Order::Stop) => break,
+                    // An operator knows better: whatever it was, it counts no more.
+                    Ok(Order::Restart) => history = History::default(),
+                    Err(_elapsed) => {}
                 }
             }
         }
@@ -336,7 +361,7 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
 async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     let mut running = match Running::start(hosted, slot.key.era, &slot.context) {
         Ok(running) => running,
-        Err(reason) => return End::Died { since: None, reason },
+        Err(reason) => return End::Died { since: None, reason, wedged: false },
     };
     let limit = slot.context.limits.start_timeout;
     let instance = running.instance.clone();
@@ -355,7 +380,8 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     };
     if let Err(reason) = started {
         let report = running.stop(&reason).await;
-        return End::Died { since: None, reason: format!("could not be started: {}", first_words(&reason, &report)) };
+        let reason = format!("could not be started: {}", first_words(&reason, &report));
+        return End::Died { since: None, reason, wedged: false };
     }
     let since = monotonic();
     hosted.greeted(&running.instance).await;
@@ -367,9 +393,15 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
     }
     tokio::select! {
         reason = running.ended() => {
-            slot.set(State::Waiting { until: monotonic(), reason: reason.clone() });
+            slot.set(State::Waiting { until: monotonic(), reason: reason.clone(), wedged: false });
             let report = running.stop(&reason).await;
-            End::Died { since: Some(since), reason: report.to_string() }
+            End::Died { since: Some(since), reason: report.to_string(), wedged: false }
+        }
+        wedged = watchdog::watch(&instance, hosted, None) => {
+            let reason = wedged.to_string();
+            slot.set(State::Waiting { until: monotonic(), reason: reason.clone(), wedged: true });
+            let report = running.stop_wedged(&reason).await;
+            End::Died { since: Some(since), reason: report.to_string(), wedged: true }
         }
         order = slot.orders.next() => {
             slot.set(State::Starting);

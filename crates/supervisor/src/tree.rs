@@ -31,6 +31,18 @@ struct Stat {
     started: u64,
     resident_pages: u64,
     zombie: bool,
+    stopped: bool,
+    /// Clock ticks of processor time so far.
+    ticks: u64,
+}
+
+/// A tree at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Whether the program itself is stopped by a signal or a debugger.
+    pub(crate) stopped: bool,
+    /// Processor time that those who live now have used.
+    pub(crate) cpu: Duration,
 }
 
 /// Ends a child and its tree: what has closed stdin gets `grace` to leave, then SIGTERM and `grace` again, then
@@ -110,6 +122,20 @@ pub(crate) fn resident_bytes(pid: u32) -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
+/// What the program `pid` and what it started do. `None` where it is gone.
+pub(crate) async fn look(pid: u32) -> Option<Seen> {
+    let number = i32::try_from(pid).ok()?;
+    blocking(move || {
+        let stats: Vec<Stat> = all().collect();
+        let stopped = stats.iter().find(|s| s.pid == number)?.stopped;
+        let tree = descendants(&stats, number);
+        let ticks: u64 = stats.iter().filter(|s| tree.contains(&s.pid)).map(|s| s.ticks).sum();
+        let hz = rustix::param::clock_ticks_per_second().max(1);
+        Some(Seen { stopped, cpu: Duration::from_millis(ticks.saturating_mul(1000) / hz) })
+    })
+    .await
+}
+
 async fn signal_all(pid: u32, mark: &str, root: Root, signal: Signal) -> usize {
     let mark = mark.to_owned();
     blocking(move || members(pid, &mark, root).into_iter().filter(|member| send(*member, signal)).count()).await
@@ -180,6 +206,8 @@ fn stat(pid: i32) -> Option<Stat> {
     Some(Stat {
         pid,
         zombie: matches!(*fields.first()?, "Z" | "X"),
+        stopped: matches!(*fields.first()?, "T" | "t"),
+        ticks: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
         parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,

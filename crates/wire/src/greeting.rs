@@ -199,6 +199,11 @@ pub fn discover_line(id: u64, client_info: &[u8]) -> Vec<u8> {
     line(Some(id), "server/discover", Some(object_of(&[("_meta", meta)])))
 }
 
+/// A request without parameters, one line.
+pub fn bare_line(id: u64, method: &str) -> Vec<u8> {
+    line(Some(id), method, None)
+}
+
 fn line(id: Option<u64>, method: &str, params: Option<Vec<u8>>) -> Vec<u8> {
     let mut members = vec![("jsonrpc", b"\"2.0\"".to_vec())];
     members.extend(id.map(|id| ("id", id.to_string().into_bytes())));

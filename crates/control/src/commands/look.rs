@@ -32,8 +32,7 @@ pub(crate) async fn sessions(parts: &Parts, name: Option<&ServerName>) -> Result
 }
 
 pub(crate) fn readiness(parts: &Parts) -> Readiness {
-    let waiting =
-        parts.supervisor.servers().into_iter().filter(|s| !matches!(s.health, Health::Ready | Health::Stopped));
+    let waiting = parts.supervisor.servers().into_iter().filter(|s| !s.health.serves() && s.health != Health::Stopped);
     let waiting = waiting.map(|s| (s.name.into(), s.health.to_string(), s.reason)).collect();
     Readiness { ready: parts.supervisor.ready(), waiting }
 }

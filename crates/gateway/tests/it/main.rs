@@ -23,3 +23,4 @@ mod streams;
 mod subscriptions;
 mod tasks;
 mod traps;
+mod watchdog;

@@ -227,7 +227,7 @@ async fn a_server_that_exits_right_after_its_handshake_is_reported_not_lost() {
             let (_, answer) = tokio::time::timeout(Duration::from_secs(8), called).await.unwrap().unwrap();
             assert_eq!(answer["error"]["data"]["source"], "staithe", "{pace}: {answer}");
         }
-        eventually("the crash loop is named", || host.report().health == Health::Failing).await;
+        eventually("the crash loop is named", || host.report().health.is_broken()).await;
         assert!(host.report().reason.unwrap().contains("exit status 4"), "{:?}", host.report());
         host.stop().await;
     }

@@ -31,6 +31,21 @@ struct Flags {
     /// Never answer ping.
     #[arg(long)]
     ignore_ping: bool,
+    /// Answer ping with "method not found".
+    #[arg(long, conflicts_with = "ignore_ping")]
+    refuse_ping: bool,
+    /// Never answer tools/list.
+    #[arg(long)]
+    ignore_lists: bool,
+    /// Take this long for each tools/list, and read nothing meanwhile.
+    #[arg(long, value_name = "N")]
+    slow_list_ms: Option<u64>,
+    /// Answer nothing and read nothing from the call after this many on.
+    #[arg(long, value_name = "N")]
+    deadlock_after: Option<u64>,
+    /// The tool `spin` computes for ever.
+    #[arg(long)]
+    spin: bool,
     /// The tool `busy` computes this many milliseconds and reads nothing meanwhile.
     #[arg(long, value_name = "N")]
     busy_ms: Option<u64>,
@@ -244,8 +259,12 @@ impl Server {
                 self.result(&id, &initialize(&incoming.params))?;
             }
             "ping" if self.flags.ignore_ping => {}
-            "ping" => self.result(&id, "")?,
-            "tools/list" => self.result(&id, &self.list())?,
+            "tools/list" if self.flags.ignore_lists => {}
+            "ping" if !self.flags.refuse_ping => self.result(&id, "")?,
+            "tools/list" => {
+                std::thread::sleep(Duration::from_millis(self.flags.slow_list_ms.unwrap_or(0)));
+                self.result(&id, &self.list())?;
+            }
             "tools/call" => return self.call(&id, &incoming.params),
             _ => self.output.message(&error(&id, -32601, &format!("Method not found: {method}")))?,
         }
@@ -254,6 +273,9 @@ impl Server {
 
     fn call(&mut self, id: &RawValue, params: &Value) -> io::Result<Next> {
         let arguments = &params["arguments"];
+        if self.flags.deadlock_after.is_some_and(|most| self.calls >= most) {
+            std::thread::sleep(LONGEST_LIFE);
+        }
         match params["name"].as_str().unwrap_or_default() {
             "echo" => self.text(id, &arguments.to_string())?,
             "counter" => {
@@ -276,6 +298,12 @@ impl Server {
             "die" if self.flags.exit_on_call.is_some() => {
                 complain("odd: fatal: the disk is on fire");
                 return Ok(Next::Exit(self.flags.exit_on_call.unwrap_or(1)));
+            }
+            "spin" if self.flags.spin => {
+                let until = stdx::clock::monotonic() + LONGEST_LIFE;
+                while stdx::clock::monotonic() < until {
+                    std::hint::spin_loop();
+                }
             }
             "stall" if self.flags.stop_reading => std::thread::sleep(LONGEST_LIFE),
             "mute" if self.flags.close_stdout => {
@@ -353,6 +381,7 @@ impl Server {
             ("flood", flags.flood_progress.is_some()),
             ("long", flags.long_line.is_some()),
             ("die", flags.exit_on_call.is_some()),
+            ("spin", flags.spin),
             ("stall", flags.stop_reading),
             ("mute", flags.close_stdout),
             ("both", flags.both),
