@@ -127,7 +127,7 @@ async fn what_is_open_is_on_the_page_while_it_is_open() {
     let call = stdx::task::spawn("a call in flight", async move { odd(&other, "sleep", json!({"ms": 1500})).await });
     let both = |host: &Host| {
         let now = page(host);
-        let state = r#"staithe_processes{server="odd",state="ready"}"#;
+        let state = r#"staithe_processes{server="odd",state="busy"}"#;
         let of = r#"{server="odd"}"#;
         [
             now[&format!("staithe_calls_in_flight{of}")],
