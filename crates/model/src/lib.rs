@@ -1,4 +1,4 @@
-//! The only code that defines our words: names, servers, tokens, commands and replies, reports, blame. No IO, no async.
+//! The only code that defines our words: names, servers, sessions, tokens, commands and replies, reports, blame. No IO, no async.
 //!
 //! May import: stdx.
 
@@ -7,6 +7,7 @@ pub mod command;
 pub mod name;
 pub mod report;
 pub mod server;
+pub mod session;
 pub mod target;
 pub mod token;
 
@@ -14,5 +15,6 @@ pub use blame::Blame;
 pub use command::{Command, Problem, ProblemCode, Reply};
 pub use name::{BadName, Principal, ServerName};
 pub use server::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
+pub use session::{OpenCall, SessionRecord};
 pub use target::{BadRemote, Program, Remote, RemoteUrl, Target};
 pub use token::TokenRecord;

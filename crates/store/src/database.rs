@@ -3,7 +3,7 @@
 use crate::error::{Cause, OpenError};
 use crate::location::Location;
 use crate::postgresql::Link;
-use crate::tx::Tx;
+use crate::tx::{Outlives, Tx};
 use crate::{migrate, sqlite};
 
 /// The open database. Only the owner thread has one.
@@ -35,14 +35,39 @@ impl Database {
     /// except that a connection lost during the commit leaves the outcome unknown.
     pub(crate) fn write<T>(&mut self, mut body: impl FnMut(&mut Tx<'_>) -> Result<T, Cause>) -> Result<T, Cause> {
         match self {
-            Self::Sqlite(connection) => transact(&mut Tx::Sqlite(connection), &mut body),
-            Self::Postgres(link) => link.with(|client| transact(&mut Tx::Postgres(client), &mut body)),
+            Self::Sqlite(connection) => transact(&mut Tx::Sqlite(connection), &mut body, Outlives::Machine),
+            Self::Postgres(link) => {
+                link.with(|client| transact(&mut Tx::Postgres(client), &mut body, Outlives::Machine))
+            }
+        }
+    }
+
+    /// The same without waiting for the disk: the commit outlives this process, and the machine only from the next
+    /// [`Database::write`] on.
+    pub(crate) fn write_relaxed<T>(
+        &mut self,
+        mut body: impl FnMut(&mut Tx<'_>) -> Result<T, Cause>,
+    ) -> Result<T, Cause> {
+        match self {
+            Self::Sqlite(connection) => {
+                sqlite::relax(connection)?;
+                let done = transact(&mut Tx::Sqlite(connection), &mut body, Outlives::Process);
+                sqlite::insist(connection)?;
+                done
+            }
+            Self::Postgres(link) => {
+                link.with(|client| transact(&mut Tx::Postgres(client), &mut body, Outlives::Process))
+            }
         }
     }
 }
 
-fn transact<T>(tx: &mut Tx<'_>, body: &mut impl FnMut(&mut Tx<'_>) -> Result<T, Cause>) -> Result<T, Cause> {
-    tx.begin()?;
+fn transact<T>(
+    tx: &mut Tx<'_>,
+    body: &mut impl FnMut(&mut Tx<'_>) -> Result<T, Cause>,
+    outlives: Outlives,
+) -> Result<T, Cause> {
+    tx.begin(outlives)?;
     match body(tx) {
         Ok(done) => {
             tx.commit()?;

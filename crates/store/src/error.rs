@@ -85,6 +85,22 @@ pub enum Cause {
     Stopped,
 }
 
+impl Cause {
+    /// The same for another operation, where it is about the database and not about what was to be written.
+    pub(crate) fn of_database(&self) -> Option<Self> {
+        let told = |source: &Driver| Driver::from(source.to_string());
+        Some(match self {
+            Self::Unreachable(source) => Self::Unreachable(told(source)),
+            Self::OutcomeUnknown(source) => Self::OutcomeUnknown(told(source)),
+            Self::Busy(source) => Self::Busy(told(source)),
+            Self::ReadOnly(source) => Self::ReadOnly(told(source)),
+            Self::Damaged { what } => Self::Damaged { what: what.clone() },
+            Self::Stopped => Self::Stopped,
+            Self::Full(_) | Self::Exists | Self::TooLarge { .. } | Self::Nul | Self::Refused(_) => return None,
+        })
+    }
+}
+
 /// The database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

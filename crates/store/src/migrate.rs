@@ -11,11 +11,14 @@ struct Migration {
 }
 
 /// In order, without a gap. A migration that was released is never edited.
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "servers_verdicts_tokens_settings",
-    sql: include_str!("migrations/0001_servers_verdicts_tokens_settings.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "servers_verdicts_tokens_settings",
+        sql: include_str!("migrations/0001_servers_verdicts_tokens_settings.sql"),
+    },
+    Migration { number: 2, name: "sessions", sql: include_str!("migrations/0002_sessions.sql") },
+];
 
 enum Step {
     Applied(i64),

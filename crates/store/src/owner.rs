@@ -2,6 +2,7 @@
 
 use crate::database::Database;
 use crate::error::{Cause, OpenError, StoreError};
+use crate::group::{self, One, Relaxed};
 use crate::location::Location;
 use crate::tx::Tx;
 use tokio::sync::{mpsc, oneshot};
@@ -9,7 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 /// Operations that may wait. Beyond it callers wait for a place, in order.
 const QUEUE: usize = 256;
 
-type Job = Box<dyn FnOnce(&mut Database) + Send>;
+/// What the thread is asked to do.
+enum Job {
+    Alone(Box<dyn FnOnce(&mut Database) + Send>),
+    /// A relaxed write, done together with those that wait behind it.
+    Grouped(Box<dyn Relaxed>),
+}
 
 /// The database, as everybody else holds it. Clones share one connection; it is closed, after what is queued is
 /// done, when the last clone is gone.
@@ -50,6 +56,20 @@ impl Store {
         self.run(op, move |database| database.write(body)).await
     }
 
+    /// As [`Store::write`], but what it answers survives the death of this process and maybe not that of the machine: the
+    /// disk is not waited for. The next [`Store::write`] makes everything before it durable too. Relaxed writes that wait
+    /// together share one commit, each with an outcome of its own.
+    pub(crate) async fn write_relaxed<T, F>(&self, op: &'static str, body: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, Cause> + Send + 'static,
+    {
+        let stopped = || StoreError::new(op, Cause::Stopped);
+        let (sender, answer) = oneshot::channel();
+        self.jobs.send(Job::Grouped(Box::new(One::new(body, sender)))).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?.map_err(|cause| StoreError::new(op, cause))
+    }
+
     async fn run<T, F>(&self, op: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -57,12 +77,12 @@ impl Store {
     {
         let stopped = || StoreError::new(op, Cause::Stopped);
         let (sender, answer) = oneshot::channel();
-        let job: Job = Box::new(move |database| {
+        let job = Box::new(move |database: &mut Database| {
             if sender.send(work(database)).is_err() {
                 tracing::debug!(op, "the caller of a store operation did not wait for its answer");
             }
         });
-        self.jobs.send(job).await.map_err(|_| stopped())?;
+        self.jobs.send(Job::Alone(job)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?.map_err(|cause| StoreError::new(op, cause))
     }
 }
@@ -77,7 +97,25 @@ fn own(location: Location, opened: oneshot::Sender<Result<(), OpenError>>, mut q
     if opened.send(Ok(())).is_err() {
         return;
     }
-    while let Some(job) = queue.blocking_recv() {
-        job(&mut database);
+    let mut next = queue.blocking_recv();
+    while let Some(job) = next.take() {
+        match job {
+            Job::Alone(work) => work(&mut database),
+            Job::Grouped(first) => {
+                let mut members = vec![first];
+                while members.len() < QUEUE {
+                    match queue.try_recv() {
+                        Ok(Job::Grouped(member)) => members.push(member),
+                        Ok(alone @ Job::Alone(_)) => {
+                            next = Some(alone);
+                            break;
+                        }
+                        Err(_) => break,
+                    }
+                }
+                group::commit(&mut database, members);
+            }
+        }
+        next = next.or_else(|| queue.blocking_recv());
     }
 }

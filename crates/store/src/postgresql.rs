@@ -1,7 +1,7 @@
 //! What is special to PostgreSQL: the connection that may be lost and made again, and what its errors mean.
 
 use crate::error::{Cause, Driver, OpenError};
-use crate::tx::{Cell, Row, Value};
+use crate::tx::{Cell, Outlives, Row, Value};
 use bytes::BytesMut;
 use postgres::config::SslMode;
 use postgres::error::SqlState;
@@ -27,6 +27,10 @@ const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '10s';
 
 /// One writer at a time within a schema, as in SQLite: so the two databases give the same answers to the same races.
 const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(1937006964, hashtext(current_schema()))";
+
+/// The same, for what need not survive the death of the database's machine.
+const BEGIN_RELAXED: &str = "BEGIN; SET LOCAL synchronous_commit = off;
+    SELECT pg_advisory_xact_lock(1937006964, hashtext(current_schema()))";
 
 pub(crate) const HAS_TABLE: &str =
     "SELECT tablename::text FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename = $1";
@@ -211,8 +215,12 @@ impl ToSql for Value<'_> {
 }
 
 /// Begins a transaction and waits until no other writer is in one.
-pub(crate) fn begin(client: &mut Client) -> Result<(), Cause> {
-    client.batch_execute(BEGIN).map_err(|error| {
+pub(crate) fn begin(client: &mut Client, outlives: Outlives) -> Result<(), Cause> {
+    let sql = match outlives {
+        Outlives::Machine => BEGIN,
+        Outlives::Process => BEGIN_RELAXED,
+    };
+    client.batch_execute(sql).map_err(|error| {
         roll_back(client);
         cause(error)
     })

@@ -62,12 +62,13 @@ impl Store {
         write.await
     }
 
-    /// Forgets a server and its era verdict; says whether it was there. Its generations stay, so that their numbers
+    /// Forgets a server, its era verdict and its sessions; says whether it was there. Its generations stay, so that their numbers
     /// are never given out again.
     pub async fn remove_server(&self, name: &ServerName) -> Result<bool, StoreError> {
         let name = name.clone();
         let write = self.write("remove a server", move |tx| {
             tx.execute("DELETE FROM verdicts WHERE server = $1", &[Value::Text(name.as_str())])?;
+            tx.execute("DELETE FROM sessions WHERE server = $1", &[Value::Text(name.as_str())])?;
             Ok(tx.execute("DELETE FROM servers WHERE name = $1", &[Value::Text(name.as_str())])? > 0)
         });
         write.await

@@ -125,6 +125,17 @@ fn cell(value: ValueRef<'_>) -> Result<Cell, Cause> {
     }
 }
 
+/// The next commit goes into the log without waiting for the disk. It outlives this process, whose death the kernel's
+/// cache does not notice.
+pub(crate) fn relax(connection: &Connection) -> Result<(), Cause> {
+    connection.execute_batch("PRAGMA synchronous = NORMAL").map_err(cause)
+}
+
+/// Commits wait for the disk again. The log is one file: the next one makes everything before it durable too.
+pub(crate) fn insist(connection: &Connection) -> Result<(), Cause> {
+    connection.execute_batch("PRAGMA synchronous = FULL").map_err(cause)
+}
+
 /// Commits; a commit that failed leaves no transaction behind.
 pub(crate) fn commit(connection: &Connection) -> Result<(), Cause> {
     connection.execute_batch("COMMIT").map_err(|error| {
@@ -173,6 +184,25 @@ mod tests {
         assert_eq!(number("PRAGMA synchronous"), 2, "FULL");
         assert_eq!(number("PRAGMA foreign_keys"), 1);
         assert_eq!(number("PRAGMA busy_timeout"), 5000);
+    }
+
+    #[test]
+    fn commits_wait_for_the_disk_again_after_one_that_did_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let location = crate::Location::Sqlite(dir.path().join("db"));
+        let mut database = crate::database::Database::open(&location).unwrap();
+        let safety = |database: &mut crate::database::Database| {
+            let found = database.read(|tx| tx.query("PRAGMA synchronous", &[])?[0].int(0));
+            found.unwrap()
+        };
+        for fails in [false, true] {
+            let within = database.write_relaxed(|tx| {
+                let within = tx.query("PRAGMA synchronous", &[])?[0].int(0)?;
+                if fails { Err(Cause::Exists) } else { Ok(within) }
+            });
+            assert_eq!(within.ok(), (!fails).then_some(1), "NORMAL");
+            assert_eq!(safety(&mut database), 2, "FULL");
+        }
     }
 
     #[test]

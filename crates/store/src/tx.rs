@@ -66,6 +66,15 @@ pub(crate) fn at_most_one(rows: Vec<Row>) -> Option<Row> {
     rows.into_iter().next()
 }
 
+/// What a commit must outlive before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlives {
+    /// The death of this process.
+    Process,
+    /// The death of the database's machine too.
+    Machine,
+}
+
 /// The open connection, in or outside a transaction.
 pub(crate) enum Tx<'a> {
     Sqlite(&'a rusqlite::Connection),
@@ -109,14 +118,15 @@ impl Tx<'_> {
     }
 
     /// Begins a transaction and waits until no other writer is in one.
-    pub(crate) fn begin(&mut self) -> Result<(), Cause> {
+    pub(crate) fn begin(&mut self, outlives: Outlives) -> Result<(), Cause> {
         match self {
+            // SQLite is told outside of the transaction.
             Self::Sqlite(connection) => connection.execute_batch(sqlite::BEGIN).map_err(sqlite::cause),
-            Self::Postgres(client) => postgresql::begin(client),
+            Self::Postgres(client) => postgresql::begin(client, outlives),
         }
     }
 
-    /// Commits. What it answers with `Ok` is durable.
+    /// Commits. What it answers with `Ok` is durable, as far as the transaction was to be.
     pub(crate) fn commit(&mut self) -> Result<(), Cause> {
         match self {
             Self::Sqlite(connection) => sqlite::commit(connection),

@@ -7,7 +7,14 @@ mod cases;
 mod cluster;
 mod place;
 mod postgresql;
+mod sessions;
 mod sqlite;
+
+/// Every case, whichever file it is in.
+mod all {
+    pub(crate) use crate::cases::*;
+    pub(crate) use crate::sessions::*;
+}
 
 /// Each case as a test on SQLite, and all of them on one PostgreSQL server, each in its own schema.
 macro_rules! on_both {
@@ -16,7 +23,7 @@ macro_rules! on_both {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    crate::cases::$case(&crate::place::Place::sqlite()).await;
+                    crate::all::$case(&crate::place::Place::sqlite()).await;
                 }
             )+
         }
@@ -27,7 +34,7 @@ macro_rules! on_both {
                 $(
                     eprintln!("case {}", stringify!($case));
                     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-                    runtime.unwrap().block_on(cases::$case(&place::Place::postgres(server)));
+                    runtime.unwrap().block_on(all::$case(&place::Place::postgres(server)));
                 )+
             });
         }
@@ -49,4 +56,11 @@ on_both!(
     a_dropped_store_loses_no_acknowledged_write,
     a_newer_schema_is_refused,
     damaged_rows_are_named_and_secrets_are_not,
+    a_session_comes_back_with_all_that_it_was,
+    a_session_is_found_by_its_own_principal_alone,
+    what_ended_takes_its_subscriptions_and_calls_along,
+    of_a_session_that_is_not_there_nothing_is_kept,
+    one_that_cannot_be_written_takes_no_other_with_it,
+    relaxed_writes_at_once_lose_nothing_and_keep_their_order,
+    a_full_write_after_relaxed_ones_keeps_all,
 );
