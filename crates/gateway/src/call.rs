@@ -12,7 +12,9 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Subject, Terms, Turn, Wish};
+use supervisor::{
+    Absent, Caller, Hosted, Item, Lease, Level, Pending, Session, Stalled, Subject, Terms, Turn, Underway, Wish,
+};
 use wire::bridge::{self, Delivery, Leg, Stated};
 use wire::era::Era;
 use wire::message::Message;
@@ -124,7 +126,7 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
                 return left_or_late.map(|_| End::Silence);
             }
         };
-        match send(asked, &lease, &sent, subject, turn).await {
+        match send(asked, &lease, &sent, subject, turn, reply).await {
             Ok(pending) => {
                 reply.course().sent(pending.id());
                 let mut reached = Progress::default();
@@ -205,6 +207,7 @@ async fn send(
     sent: &Sent,
     subject: Option<Subject>,
     turn: Option<Turn>,
+    reply: &mut Reply,
 ) -> Result<Pending, Stalled> {
     let instance = lease.instance();
     // In a session the level is set by the request itself.
@@ -216,6 +219,9 @@ async fn send(
         instance.begin_about(asked.id(), wish(asked), asked.session.clone(), subject.unwrap_or_default(), terms);
     if sent.as_task {
         pending.is_task();
+    }
+    if asked.session.is_some() {
+        reply.about(underway(asked, lease, &pending)).await;
     }
     let line = line(asked, lease, sent, pending.id());
     match pending.send(line) {
@@ -229,6 +235,19 @@ async fn send(
             pending.finish();
             Err(stalled)
         }
+    }
+}
+
+/// What another daemon must know of the call to end it.
+pub(crate) fn underway(asked: &Asked, lease: &Lease, pending: &Pending) -> Underway {
+    let patience = i64::try_from(asked.timeout.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
+    Underway {
+        upstream: pending.id(),
+        instance: lease.instance().id(),
+        leg: leg(asked, lease),
+        client_id: asked.id(),
+        method: asked.message.method().to_owned(),
+        deadline_ms: stdx::clock::unix_ms().saturating_add(patience),
     }
 }
 

@@ -10,7 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use model::{Blame, ServerName};
 use std::time::Duration;
-use supervisor::{Absent, ExitReport, NoSession, NotKept, Outcome, Stalled, Unanswered};
+use supervisor::{Absent, ExitReport, NoLookup, NoSession, NotKept, Outcome, Stalled, Unanswered};
 use wire::bridge::Delivery;
 use wire::classify::Refusal;
 use wire::code;
@@ -56,6 +56,9 @@ pub(crate) enum GateError {
     Incomplete,
     #[error(transparent)]
     NotKept(#[from] NotKept),
+    /// Says nothing about whether there is one.
+    #[error(transparent)]
+    NoLookup(#[from] NoLookup),
     #[error("the header {0} occurs more than once")]
     Repeated(&'static str),
     #[error("{limit} streams of this principal are open, which is the limit; close one first")]
@@ -71,7 +74,8 @@ pub(crate) enum CallError {
     Stalled(#[from] Stalled),
     #[error(transparent)]
     NoSession(#[from] NoSession),
-    #[error("{0}")]
+    /// Sent, unless the report says otherwise: nobody knows whether it ran.
+    #[error("{0}; {ran}", ran = ran(.0))]
     Gone(ExitReport),
     #[error("{0}")]
     Garbled(String),
@@ -142,6 +146,11 @@ pub(crate) enum Unasked {
     Endless { rounds: u32 },
 }
 
+/// What a caller can know about a call that got no answer.
+fn ran(report: &ExitReport) -> &'static str {
+    if report.unsent { "the call was not sent" } else { "the call may have run: look before you send it again" }
+}
+
 impl Unasked {
     fn blame(&self) -> Blame {
         match self {
@@ -166,7 +175,7 @@ impl GateError {
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
             Self::Repeated(_) | Self::NotKept(_) | Self::ModernOverSse | Self::Initialized => StatusCode::BAD_REQUEST,
             Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Streams { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Streams { .. } | Self::NoLookup(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -192,7 +201,7 @@ impl GateError {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
                 *response.body_mut() = Body::Whole(Some(self.to_string().into()));
             }
-            Self::Streams { .. } => {
+            Self::Streams { .. } | Self::NoLookup(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
             }
             _ => {}
@@ -249,7 +258,8 @@ impl CallError {
             Self::Absent(Absent::Failing { .. }) => (200, code::INTERNAL, "server_failing"),
             Self::Absent(Absent::Slow { .. }) => (200, code::INTERNAL, "server_not_ready"),
             Self::Stalled(_) => (200, code::INTERNAL, "server_not_reading"),
-            Self::NoSession(_) => (503, code::INTERNAL, "too_many_sessions"),
+            Self::NoSession(NoSession::Full { .. }) => (503, code::INTERNAL, "too_many_sessions"),
+            Self::NoSession(_) => (503, code::INTERNAL, "session_not_kept"),
             Self::Gone(report) if !report.reached => (200, code::INTERNAL, "server_unreachable"),
             Self::Gone(_) => (200, code::INTERNAL, "server_ended"),
             Self::Garbled(_) => (200, code::INTERNAL, "invalid_answer"),

@@ -51,7 +51,11 @@ pub(crate) fn session(
     stdx::task::spawn("stream of a session", async move {
         let feed = Feed { host: &host, token: token.as_ref(), ids: true, poll_after };
         feed.carry(&mut reader, &events, first).await;
+        let (stream, complete) = (reader.position().stream(), reader.is_complete());
         reader.leave();
+        if complete {
+            session.call_over(stream).await;
+        }
         session.touch();
         drop(place);
     });

@@ -47,7 +47,7 @@ async fn opened(
     let id = message.id().unwrap_or_default();
     reply.course().judged(&message);
     let channel = channel.as_deref();
-    let failed = match begin(&host, &admitted, &message, revision, channel) {
+    let failed = match begin(&host, &admitted, &message, revision, channel).await {
         Err(error) => error,
         Ok(session) => {
             if let Ok(value) = HeaderValue::from_str(session.id()) {
@@ -66,10 +66,10 @@ async fn opened(
                         lease.release();
                     }
                     reply.close();
-                    return host.supervisor.close_session(&session, admitted.server());
+                    return host.supervisor.close_session(&session, admitted.server()).await;
                 }
                 Err(error) => {
-                    host.supervisor.close_session(&session, admitted.server());
+                    host.supervisor.close_session(&session, admitted.server()).await;
                     reply.withdraw("mcp-session-id");
                     error
                 }
@@ -82,7 +82,7 @@ async fn opened(
     fail(reply, &failed, Some(&id)).await;
 }
 
-fn begin(
+async fn begin(
     host: &Host,
     admitted: &Admitted,
     message: &Message,
@@ -101,7 +101,7 @@ fn begin(
         client_info,
         channel: channel.map(|channel| channel.streams().clone()),
     };
-    Ok(host.supervisor.open_session(opening)?)
+    Ok(host.supervisor.open_session(opening).await?)
 }
 
 /// A copy of an object among the parameters.

@@ -47,7 +47,10 @@ async fn receive(host: &Host, admitted: &Admitted, parts: &Parts, body: HttpBody
     let (version, method, name) =
         (single(headers, "mcp-protocol-version")?, single(headers, "mcp-method")?, single(headers, "mcp-name")?);
     let body = read(host, parts, body).await?;
-    let session = session_id.as_ref().and_then(|id| session::find(host, admitted, id));
+    let session = match &session_id {
+        Some(id) => session::find(host, admitted, id).await?,
+        None => None,
+    };
     let mirrored = Mirrored::of(headers);
     Ok(Received { body, session, session_named: session_id.is_some(), accepts, version, method, name, mirrored })
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Outcome, Session, Writer};
+use supervisor::{Outcome, Session, Underway, Writer};
 use tokio::sync::{mpsc, oneshot};
 use wire::bridge::Delivery;
 use wire::sse;
@@ -139,6 +139,8 @@ pub(crate) struct Reply {
     /// When the token is to be looked at again.
     doubt: Option<Instant>,
     course: Course,
+    /// The call of a session, once it is sent.
+    call: Option<Underway>,
 }
 
 #[derive(Debug)]
@@ -192,6 +194,7 @@ impl Reply {
             asker: None,
             doubt: None,
             course: Course::default(),
+            call: None,
         }
     }
 
@@ -225,12 +228,25 @@ impl Reply {
         self.accepts.events && !matches!(self.way, Way::Closed)
     }
 
+    /// The call is about to be sent. A client that finds its stream again hears the end of it there, even of another daemon.
+    pub(crate) async fn about(&mut self, call: Underway) {
+        let Some(session) = self.session() else { return };
+        if let Way::Stream(writer) = &self.way {
+            session.keep_call(writer.stream(), &call).await;
+        }
+        self.call = Some(call);
+    }
+
+    fn session(&self) -> Option<&Arc<Session>> {
+        self.asker.as_ref()?.session.as_ref()
+    }
+
     /// Sends an event, opening the stream if need be. A client that reads no streams gets none.
     pub(crate) async fn event(&mut self, message: &[u8]) -> Result<(), Left> {
         if !self.accepts.events {
             return Ok(());
         }
-        self.open(Hello::Nothing)?;
+        self.open(Hello::Nothing).await?;
         match &self.way {
             Way::Part(parts) => parts.send(Part::Event(message.to_vec())).await.map_err(|_| Left),
             Way::Stream(writer) | Way::Channel(writer) => {
@@ -251,7 +267,7 @@ impl Reply {
         if !self.accepts.events {
             return Ok(());
         }
-        self.open(Hello::Comment)?;
+        self.open(Hello::Comment).await?;
         match &self.way {
             Way::Open(_) => self.write(Bytes::from_static(sse::KEEP_ALIVE)).await,
             _ => Ok(()),
@@ -297,6 +313,7 @@ impl Reply {
             asker: self.asker.take(),
             doubt: self.doubt,
             course: std::mem::take(&mut self.course),
+            call: self.call.take(),
         }
     }
 
@@ -316,6 +333,9 @@ impl Reply {
     }
 
     async fn deliver(mut self, delivery: Delivery) {
+        if let (Way::Stream(writer), Some(session)) = (&self.way, self.session()) {
+            session.call_answered(writer.stream()).await;
+        }
         match self.way {
             Way::Unopened(sender) if self.accepts.json || delivery.status != 200 => {
                 let status = StatusCode::from_u16(delivery.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -338,7 +358,7 @@ impl Reply {
                 let _ = self.event(&delivery.body).await;
             }
             Way::Unopened(_) => {
-                if self.open(Hello::Nothing).is_ok() {
+                if self.open(Hello::Nothing).await.is_ok() {
                     Box::pin(self.deliver(delivery)).await;
                 }
             }
@@ -357,7 +377,13 @@ impl Reply {
                 drop(events);
                 let _ = sender.send(response);
             }
-            Way::Stream(writer) => writer.close(),
+            Way::Stream(writer) => {
+                let (session, stream) = (self.session().cloned(), writer.stream());
+                writer.close();
+                if let Some(session) = session {
+                    stdx::task::spawn("forget a call", async move { session.call_over(stream).await });
+                }
+            }
             Way::Open(_) | Way::Channel(_) | Way::Part(_) | Way::Closed => {}
         }
     }
@@ -392,7 +418,7 @@ impl Reply {
     }
 
     /// Opens the stream if it is not open yet.
-    fn open(&mut self, hello: Hello) -> Result<(), Left> {
+    async fn open(&mut self, hello: Hello) -> Result<(), Left> {
         let Way::Unopened(_) = &self.way else { return Ok(()) };
         let session = self.asker.as_ref().and_then(|asker| asker.session.as_ref().map(|session| (asker, session)));
         let (way, mut response) = match session {
@@ -402,6 +428,9 @@ impl Reply {
             }
             Some((asker, session)) => {
                 let (writer, reader) = session.open_request_stream();
+                if let Some(call) = &self.call {
+                    session.keep_call(writer.stream(), call).await;
+                }
                 let (host, token) = (asker.host.clone(), asker.token.clone());
                 (Way::Stream(writer), feed::session(host, token, session.clone(), reader, hello, None))
             }

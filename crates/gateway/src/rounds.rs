@@ -4,7 +4,7 @@
 //! Nothing is kept for this but the call's own task. Answers come through the session's numbers, so no other session can
 //! give them (E79, E197), and each counts once.
 
-use crate::call::{Asked, Clock, End, Happened, Progress, answer, ask, note_body, stated, wish};
+use crate::call::{Asked, Clock, End, Happened, Progress, answer, ask, note_body, stated, underway, wish};
 use crate::error::{CallError, Unasked};
 use crate::listen::Host;
 use crate::reply::Reply;
@@ -85,6 +85,7 @@ async fn round(
     match outcome {
         Ok(Some(answers)) => {
             let mut line = Vec::new();
+            reply.about(underway(asked, lease, &pending)).await;
             required.retry_line(&mut line, message, pending.id(), Some(&stated(session)), &answers);
             pending.has_time(asked.timeout);
             if let Err(stalled) = pending.send_reserved(line) {

@@ -32,8 +32,8 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
                     (Door::Mcp, &Method::POST) => {
                         post::post(host.clone(), admitted.counted(hosted.meter()), &parts, body).await
                     }
-                    (Door::Mcp, &Method::GET) => session::stream(host.clone(), &admitted, &parts),
-                    (Door::Mcp, &Method::DELETE) => session::end(&host, &admitted, &parts),
+                    (Door::Mcp, &Method::GET) => session::stream(host.clone(), &admitted, &parts).await,
+                    (Door::Mcp, &Method::DELETE) => session::end(&host, &admitted, &parts).await,
                     (Door::Sse, &Method::POST) => {
                         sse::post(host.clone(), admitted.counted(hosted.meter()), &parts, body).await
                     }

@@ -21,10 +21,14 @@ use wire::method;
 use wire::scan::Place;
 
 /// The session that a header names, if it is this caller's.
-pub(crate) fn find(host: &Host, admitted: &Admitted, id: &[u8]) -> Option<Arc<Session>> {
-    let id = std::str::from_utf8(id).ok()?;
+pub(crate) async fn find(host: &Host, admitted: &Admitted, id: &[u8]) -> Result<Option<Arc<Session>>, GateError> {
+    let Ok(id) = std::str::from_utf8(id) else { return Ok(None) };
+    let found = host.supervisor.session(id, admitted.principal(), "", admitted.server()).await.map_err(|error| {
+        tracing::warn!(server = %admitted.server(), error = %stdx::chain::Chain(&error), "a session could not be looked up");
+        GateError::from(error)
+    })?;
     // A session that is a connection has no name that a request could use.
-    host.supervisor.session(id, admitted.principal(), "", admitted.server()).filter(|session| !session.is_channel())
+    Ok(found.filter(|session| !session.is_channel()))
 }
 
 /// One message of a session. `None` where the answer comes through `reply`.
@@ -65,7 +69,7 @@ pub(crate) async fn request(
         }
         "logging/setLevel" => match message.text(Place::Params, "level").as_deref().map(Level::parse) {
             Some(Some(wanted)) => {
-                session.set_level(wanted);
+                session.set_level(wanted).await;
                 // A modern server hears the level with each request instead (B14).
                 match takes_levels(&host, admitted, &session).await {
                     Some(true) => {
@@ -178,8 +182,8 @@ fn empty_result(message: &Message) -> bridge::Delivery {
 
 /// A GET: the stream of what the server says without being asked, or with `Last-Event-ID` the rest of a stream whose
 /// connection broke (E130).
-pub(crate) fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Response<Body> {
-    let session = match named(&host, admitted, parts) {
+pub(crate) async fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Response<Body> {
+    let session = match named(&host, admitted, parts).await {
         Ok(Some(session)) => session,
         Ok(None) => return GateError::NoStreamWithoutSession.response(),
         Err(error) => return error.response(),
@@ -192,7 +196,7 @@ pub(crate) fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Res
         Err(error) => return error.response(),
     };
     let reader = match single(&parts.headers, "last-event-id") {
-        Ok(None) => session.open_stream(),
+        Ok(None) => session.open_stream().await,
         Ok(Some(last)) => match session.resume(&last) {
             Ok(reader) => reader,
             Err(not_kept) => return GateError::from(not_kept).response(),
@@ -203,10 +207,10 @@ pub(crate) fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) -> Res
 }
 
 /// DELETE: the client ends its session (E122).
-pub(crate) fn end(host: &Host, admitted: &Admitted, parts: &Parts) -> Response<Body> {
-    match named(host, admitted, parts) {
+pub(crate) async fn end(host: &Host, admitted: &Admitted, parts: &Parts) -> Response<Body> {
+    match named(host, admitted, parts).await {
         Ok(Some(session)) => {
-            host.supervisor.close_session(&session, admitted.server());
+            host.supervisor.close_session(&session, admitted.server()).await;
             json(StatusCode::OK, b"{}".to_vec())
         }
         Ok(None) => GateError::NoStreamWithoutSession.response(),
@@ -215,9 +219,9 @@ pub(crate) fn end(host: &Host, admitted: &Admitted, parts: &Parts) -> Response<B
 }
 
 /// The session that a GET or DELETE names; `None` without the header.
-fn named(host: &Host, admitted: &Admitted, parts: &Parts) -> Result<Option<Arc<Session>>, GateError> {
+async fn named(host: &Host, admitted: &Admitted, parts: &Parts) -> Result<Option<Arc<Session>>, GateError> {
     let Some(id) = single(&parts.headers, "mcp-session-id")? else { return Ok(None) };
-    let session = find(host, admitted, &id).ok_or(GateError::NoSuchSession)?;
+    let session = find(host, admitted, &id).await?.ok_or(GateError::NoSuchSession)?;
     session.touch();
     Ok(Some(session))
 }

@@ -189,7 +189,7 @@ async fn end(host: &Host, id: &str, channel: &Channel, reader: Reader, place: Ow
     if let Some(session) = session {
         host.supervisor.end_session(&session);
         let _ = tokio::time::timeout(GRACE, host.stopping.cancelled()).await;
-        host.supervisor.close_session(&session, &channel.server);
+        host.supervisor.close_session(&session, &channel.server).await;
     }
 }
 

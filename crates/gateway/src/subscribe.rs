@@ -279,7 +279,7 @@ async fn subscribe(
     };
     lease.release();
     if outcome.agreed() {
-        session.subscribe(&uri);
+        session.subscribe(&uri).await;
     }
     match outcome {
         Subscribed::Here => Ok(empty(&id)),

@@ -27,6 +27,11 @@ pub fn handle() -> Result<String, NoRandomness> {
     Ok(out)
 }
 
+/// Whether a text could be one of [`handle`]'s.
+pub fn is_handle(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'))
+}
+
 /// A fraction in `0.0..1.0`, for jitter. Falls back to 0.5 where there is no randomness: jitter is a courtesy.
 pub fn fraction() -> f64 {
     bytes::<4>().map_or(0.5, |raw| f64::from(u32::from_le_bytes(raw)) / f64::from(u32::MAX))
@@ -41,5 +46,7 @@ mod tests {
         let many: HashSet<String> = (0..1000).map(|_| super::handle().unwrap()).collect();
         assert_eq!(many.len(), 1000);
         assert!(many.iter().all(|h| h.len() == 32 && h.bytes().all(|b| (0x21..=0x7e).contains(&b))));
+        assert!(many.iter().all(|h| super::is_handle(h) && !super::is_handle(&h[1..])));
+        assert!(!super::is_handle(&"A".repeat(32)) && !super::is_handle(&"1".repeat(32)));
     }
 }

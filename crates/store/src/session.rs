@@ -5,6 +5,7 @@ use crate::error::{Cause, StoreError};
 use crate::owner::Store;
 use crate::tx::{Row, Tx, Value, at_most_one};
 use model::{BadName, OpenCall, Principal, ServerName, SessionRecord};
+use std::str::FromStr;
 
 /// The most that the address of a resource may have, in bytes.
 const URI_LIMIT: usize = 16 << 10;
@@ -185,6 +186,17 @@ impl Store {
         write.await
     }
 
+    /// The call on this stream has its answer: whoever comes later need not wait for one.
+    pub async fn open_call_answered(&self, session: &str, stream: u64) -> Result<(), StoreError> {
+        let session = session.to_owned();
+        let write = self.write_relaxed("note the answer to an open call", move |tx| {
+            let values = [Value::Text(&session), Value::Int(signed(stream)?)];
+            tx.execute("UPDATE open_calls SET deadline_ms = 0 WHERE session = $1 AND stream = $2", &values)?;
+            Ok(())
+        });
+        write.await
+    }
+
     /// The call on this stream is over.
     pub async fn end_open_call(&self, session: &str, stream: u64) -> Result<(), StoreError> {
         let session = session.to_owned();
@@ -239,16 +251,16 @@ fn unsigned(number: i64) -> Result<u64, Cause> {
     u64::try_from(number).map_err(|_| Cause::Damaged { what: format!("the number {number}") })
 }
 
-fn damaged(error: BadName) -> Cause {
-    Cause::Damaged { what: format!("{error}") }
+fn name<T: FromStr<Err = BadName>>(text: &str) -> Result<T, Cause> {
+    text.parse().map_err(|error: BadName| Cause::Damaged { what: error.to_string() })
 }
 
 /// Without its subscriptions.
 fn session(row: &Row) -> Result<SessionRecord, Cause> {
     Ok(SessionRecord {
         id: row.text(0)?.to_owned(),
-        server: row.text(1)?.parse().map_err(damaged)?,
-        principal: row.text(2)?.parse().map_err(damaged)?,
+        server: name(row.text(1)?)?,
+        principal: name(row.text(2)?)?,
         client: row.text(3)?.to_owned(),
         revision: row.text(4)?.to_owned(),
         capabilities: row.text(5)?.to_owned(),
@@ -268,7 +280,7 @@ fn open_call(row: &Row) -> Result<OpenCall, Cause> {
         stream: unsigned(row.int(1)?)?,
         upstream: unsigned(row.int(2)?)?,
         instance: unsigned(row.int(3)?)?,
-        server: row.text(4)?.parse().map_err(damaged)?,
+        server: name(row.text(4)?)?,
         client_id: row.text(5)?.to_owned(),
         method: row.text(6)?.to_owned(),
         leg: row.text(7)?.to_owned(),

@@ -5,6 +5,8 @@
 //! connection. What no reader has taken is never dropped while one reads; of the rest the oldest goes first when a bound
 //! is reached, and whoever asks for what is gone is told so rather than served with a gap (E133).
 
+mod earlier;
+
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
@@ -61,6 +63,11 @@ pub struct EventId {
 }
 
 impl EventId {
+    /// The number of its stream.
+    pub fn stream(self) -> u64 {
+        self.stream
+    }
+
     /// Only what [`fmt::Display`] writes: one spelling for each event.
     fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
@@ -82,7 +89,9 @@ impl fmt::Display for EventId {
 /// The stream cannot be continued after the event that was named: it is not ours, or what followed is no longer kept.
 /// Which of them is not said (E132). Blame: caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this event is not known, or what followed it is no longer kept; send the request again")]
+#[error(
+    "this event is not known, or what followed it is no longer kept; before you send the request again, look whether it ran"
+)]
 pub struct NotKept;
 
 /// Nobody will ever read this stream again: its session ended, or too many streams waited for their clients.
@@ -137,6 +146,8 @@ struct Track {
     /// Since when nobody reads it.
     parked: Instant,
     done: bool,
+    /// Of an earlier daemon, so that nobody knows how many events it had.
+    floating: bool,
     room: Arc<Notify>,
 }
 
@@ -208,6 +219,7 @@ impl Table {
             reader: None,
             parked: monotonic(),
             done: false,
+            floating: false,
             room: Arc::new(Notify::new()),
         };
         self.tracks.push(track);
@@ -222,15 +234,16 @@ impl Table {
 }
 
 impl Streams {
-    pub(crate) fn new(bounds: Bounds, budget: Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { bounds, budget, table: Mutex::default() })
+    /// Its streams have numbers above `first`.
+    pub(crate) fn new(bounds: Bounds, budget: Arc<Budget>, first: u64) -> Arc<Self> {
+        Arc::new(Self { bounds, budget, table: Mutex::new(Table { opened: first, ..Table::default() }) })
     }
 
     /// The one stream of a connection that is its session (HTTP+SSE): nothing is kept for later, because there is no
     /// later.
     pub fn channel() -> (Arc<Self>, Writer, Reader) {
         let bounds = Bounds { events: 0, bytes: 0, parked: 0, keep: Duration::ZERO };
-        let streams = Self::new(bounds, Budget::new(usize::MAX));
+        let streams = Self::new(bounds, Budget::new(usize::MAX), 0);
         let (writer, reader) = streams.open();
         streams.table().standing = Some(writer.stream);
         (streams, writer, Reader { standing: true, ..reader })
@@ -290,6 +303,7 @@ impl Streams {
         let reader = table.next_reader();
         let standing = table.standing == Some(id.stream);
         let track = table.track(id.stream).ok_or(NotKept)?;
+        track.settle(id.position);
         if id.position >= track.next || id.position + 1 < track.first() {
             return Err(NotKept);
         }
@@ -360,6 +374,8 @@ impl Streams {
         let size = message.len() + OVERHEAD;
         let Some(track) = table.track(number) else { return };
         track.next += 1;
+        // Its reader knows now where it is.
+        track.floating &= track.reader.is_none();
         track.kept.push_back(Event { order, message });
         if let Some(reader) = &track.reader {
             reader.wake.notify_one();
@@ -438,6 +454,11 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// The number of its stream.
+    pub fn stream(&self) -> u64 {
+        self.stream
+    }
+
     /// Adds a message. Where its reader is behind, waits for it, `patience` at most; then the reader counts as gone, and
     /// the stream waits for the next one.
     pub async fn send(&self, message: Bytes, patience: Duration) -> Result<(), StreamGone> {
@@ -517,6 +538,12 @@ impl Reader {
     /// Whether nothing of the stream was taken yet, by anybody.
     pub fn is_fresh(&self) -> bool {
         self.position == 0
+    }
+
+    /// Whether its last event was taken here.
+    pub fn is_complete(&self) -> bool {
+        let mut table = self.streams.table();
+        table.track(self.stream).is_some_and(|track| track.done && self.position + 1 == track.next)
     }
 
     /// The next message and its id. `None` when the stream is complete, another connection has taken it over, or it is

@@ -7,7 +7,7 @@ const BOUNDS: Bounds = Bounds { events: 8, bytes: 4096, parked: 2, keep: Duratio
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn streams() -> Arc<Streams> {
-    Streams::new(BOUNDS, Budget::new(1 << 20))
+    Streams::new(BOUNDS, Budget::new(1 << 20), 0)
 }
 
 async fn say(writer: &Writer, text: &str) {
@@ -98,7 +98,7 @@ async fn e134_the_newest_event_is_kept_whatever_its_size() {
 #[tokio::test]
 async fn sessions_of_one_principal_share_what_they_may_keep() {
     let budget = Budget::new(1000);
-    let all: Vec<_> = (0..4).map(|_| Streams::new(BOUNDS, budget.clone())).collect();
+    let all: Vec<_> = (0..4).map(|_| Streams::new(BOUNDS, budget.clone(), 0)).collect();
     let mut writers = Vec::new();
     for streams in &all {
         let (writer, reader) = streams.open();
@@ -216,7 +216,7 @@ proptest! {
     /// books are right.
     #[test]
     fn a_reader_never_meets_a_gap(steps in proptest::collection::vec(step(), 1..80)) {
-        let (streams, budget) = (Streams::new(BOUNDS, Budget::new(3000)), 3000);
+        let (streams, budget) = (Streams::new(BOUNDS, Budget::new(3000), 0), 3000);
         let mut writers: Vec<Option<Writer>> = Vec::new();
         let mut said: std::collections::HashMap<u64, Vec<Vec<u8>>> = std::collections::HashMap::new();
         let mut readers: Vec<Reader> = Vec::new();

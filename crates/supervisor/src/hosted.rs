@@ -8,6 +8,7 @@ use crate::key::{Caller, Key};
 use crate::level::Level;
 use crate::log::ServerLog;
 use crate::meter::ServerMeter;
+use crate::orphans::Orphans;
 use crate::pool::{Place, Pool};
 use crate::probe;
 use crate::remote::{Memory, Pool as Connections};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
     pub(crate) request_ids: Arc<AtomicU64>,
+    /// Calls of an earlier daemon.
+    pub(crate) orphans: Arc<Orphans>,
     /// The host stops.
     pub(crate) stopping: CancellationToken,
     /// Connections to remote servers.
@@ -51,7 +54,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub struct Hosted {
     spec: ServerSpec,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     log: Arc<ServerLog>,
     counters: Arc<Counters>,
     learned: Arc<Learned>,
@@ -506,10 +509,6 @@ impl Hosted {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.shared.settings
-    }
-
-    pub(crate) fn request_ids(&self) -> &Arc<AtomicU64> {
-        &self.shared.request_ids
     }
 
     pub(crate) fn log(&self) -> &Arc<ServerLog> {

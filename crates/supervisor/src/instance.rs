@@ -353,7 +353,8 @@ impl Instance {
 
     /// Whether calls or subscriptions need the process.
     pub(crate) fn busy(&self) -> bool {
-        self.calls().waiting.values().any(|waiting| waiting.of_a_client() || waiting.lasts())
+        let waits = self.calls().waiting.values().any(|waiting| waiting.of_a_client() || waiting.lasts());
+        waits || self.context.orphans.waits_on(self.id)
     }
 
     /// How many calls of clients wait.
@@ -384,11 +385,11 @@ impl Instance {
         self.calls().waiting.contains_key(&id)
     }
 
-    /// Only this call gets no answer any more: the instance lives on.
-    pub(crate) fn lose(&self, id: u64, why: String) {
+    /// Only this call gets no answer any more: the instance lives on. `unsent`: it did not reach the server.
+    pub(crate) fn lose(&self, id: u64, why: String, unsent: bool) {
         let id = self.absorbed_call(id);
         if let Some(waiting) = self.calls().waiting.remove(&id) {
-            let report = ExitReport { reached: false, ..self.report(why, false) };
+            let report = ExitReport { reached: false, unsent, ..self.report(why, false) };
             waiting.mailbox.push(Item::Gone(report));
         }
     }
@@ -401,13 +402,14 @@ impl Instance {
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let last_stderr = words.telling().map(str::to_owned);
         drop(words);
-        ExitReport { server: self.context.server.clone(), status, last_stderr, asked, reached: true }
+        ExitReport { server: self.context.server.clone(), status, last_stderr, asked, reached: true, unsent: false }
     }
 
     /// Nothing will answer any more: every waiting call, and every later one, is told so.
     pub(crate) fn fail_all(&self, report: &ExitReport) {
         self.outlet.close();
         self.turns.close();
+        self.context.orphans.instance_is_gone(self.id);
         let mut calls = self.calls();
         calls.ended = Some(report.clone());
         for (_, waiting) in calls.waiting.drain() {

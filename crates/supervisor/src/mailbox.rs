@@ -45,6 +45,8 @@ pub struct ExitReport {
     pub asked: bool,
     /// False where a remote server could not be reached or answered nothing that counts; it may well live on.
     pub reached: bool,
+    /// The call that hears this was never sent: it did not run. Otherwise it may have.
+    pub unsent: bool,
 }
 
 impl fmt::Display for ExitReport {

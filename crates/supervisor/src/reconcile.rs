@@ -5,14 +5,15 @@ use crate::absent::Absent;
 use crate::hosted::{Hosted, Shared};
 use crate::log::ServerLog;
 use crate::meter;
+use crate::orphans::Orphans;
 use crate::report;
-use crate::session::{NoSession, Opening, Session, Sessions};
+use crate::session::{NoLookup, NoSession, Opening, Session, Sessions};
 use crate::settings::Settings;
 use crate::slot::Counters;
 use crate::tree;
 use model::report::{InstanceReport, ServerReport, SessionReport};
 use model::{Principal, ServerName, ServerSpec};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -83,16 +84,21 @@ impl Supervisor {
         let epoch = next_epoch(&store).await?;
         let request_ids = Arc::new(AtomicU64::new((epoch << 32) | 1));
         let stopping = CancellationToken::new();
+        let sessions = Sessions::restore(store.clone(), settings.limits.clone(), epoch).await?;
+        let orphans = Orphans::new(store.clone(), epoch);
+        orphans.load(&sessions).await?;
+        // No process of an earlier daemon is left.
+        orphans.keep_only(&HashSet::new());
         let shared = Shared {
             settings,
             store,
             request_ids,
+            orphans: Arc::new(orphans),
             stopping: stopping.clone(),
             connections: crate::remote::Pool::default(),
             instance_ids: AtomicU64::new(0),
             slots: AtomicU32::new(0),
         };
-        let sessions = Sessions::new(shared.settings.limits.clone());
         let supervisor = Self {
             inner: Arc::new(Inner {
                 shared: Arc::new(shared),
@@ -103,8 +109,17 @@ impl Supervisor {
             }),
         };
         supervisor.reconcile().await?;
+        supervisor.rejoin();
         stdx::task::spawn("look after instances", look_after(supervisor.clone()));
         Ok(supervisor)
+    }
+
+    /// What restored sessions subscribed to is subscribed to again.
+    fn rejoin(&self) {
+        for entry in self.entries() {
+            let sessions = self.inner.sessions.of_server(&entry.hosted.spec().name);
+            entry.hosted.rejoin(sessions);
+        }
     }
 
     /// Brings the hosted servers to what the store says. When it returns, calls meet the new state; processes of
@@ -122,9 +137,7 @@ impl Supervisor {
         }
         for name in gone {
             if let Some(entry) = self.write_servers(|servers| servers.remove(&name)) {
-                for session in self.inner.sessions.of_server(&name) {
-                    self.inner.sessions.close(&session);
-                }
+                self.inner.sessions.close_all(&name).await;
                 retire(entry.hosted);
             }
         }
@@ -178,14 +191,24 @@ impl Supervisor {
         self.entry(server).map(|entry| entry.log)
     }
 
-    /// Opens a legacy session.
-    pub fn open_session(&self, opening: Opening) -> Result<Arc<Session>, NoSession> {
-        self.inner.sessions.open(opening)
+    /// Opens a legacy session, which outlives this daemon.
+    pub async fn open_session(&self, opening: Opening) -> Result<Arc<Session>, NoSession> {
+        self.inner.sessions.open(opening).await
     }
 
     /// The session with this id, if it is this caller's at this server.
-    pub fn session(&self, id: &str, principal: &Principal, client: &str, server: &ServerName) -> Option<Arc<Session>> {
-        self.inner.sessions.find(id, principal, client, server)
+    pub async fn session(
+        &self,
+        id: &str,
+        principal: &Principal,
+        client: &str,
+        server: &ServerName,
+    ) -> Result<Option<Arc<Session>>, NoLookup> {
+        let Some(found) = self.inner.sessions.find(id, principal, client, server).await? else { return Ok(None) };
+        if let Some(entry) = self.entry(server).filter(|_| found.restored) {
+            entry.hosted.rejoin(vec![found.session.clone()]);
+        }
+        Ok(Some(found.session))
     }
 
     /// Ends a session whose calls may still finish: no request finds it any more. [`Self::close_session`] must follow.
@@ -194,11 +217,12 @@ impl Supervisor {
     }
 
     /// Ends a session, takes back its calls, and gives back what it held (E122).
-    pub fn close_session(&self, session: &Arc<Session>, server: &ServerName) {
+    pub async fn close_session(&self, session: &Arc<Session>, server: &ServerName) {
         self.inner.sessions.close(session);
         if let Some(entry) = self.entry(server) {
             entry.hosted.session_closed(session.id());
         }
+        self.inner.sessions.forget(session).await;
     }
 
     /// Whether every enabled server can take a call.
@@ -252,6 +276,7 @@ impl Supervisor {
         for one in all {
             let _ = one.await;
         }
+        self.inner.sessions.note(true).await;
         tree::end_leftovers(&self.inner.shared.settings.identity).await;
     }
 
@@ -283,8 +308,10 @@ async fn look_after(supervisor: Supervisor) {
     while tokio::time::timeout(every, supervisor.inner.stopping.cancelled()).await.is_err() {
         for session in supervisor.inner.sessions.expired(limits.session_idle) {
             let server = session.server().clone();
-            supervisor.close_session(&session, &server);
+            supervisor.close_session(&session, &server).await;
         }
+        supervisor.inner.shared.orphans.sweep();
+        supervisor.inner.sessions.note(false).await;
         for entry in supervisor.entries() {
             entry.hosted.reap(limits.idle_ttl);
         }

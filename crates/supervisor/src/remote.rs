@@ -264,7 +264,7 @@ impl Link {
             self.state().trouble = Some(reason.clone());
         }
         self.context.log.add(instance.id, LogSource::Host, &reason);
-        instance.lose(id, reason.clone());
+        instance.lose(id, reason.clone(), matches!(failure, Failure::Connect { .. }));
         match failure {
             Failure::SessionEnded { .. } => self.finish(&reason),
             // The next instance reads the credentials anew.

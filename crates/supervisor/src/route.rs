@@ -67,6 +67,7 @@ fn answer(instance: &Instance, message: Message) {
             }
             waiting.mailbox.push(Item::Answer(message));
         }
+        None if instance.context.orphans.answer(id, &message) => {}
         // Late after a cancel, or an id that we never gave.
         None => tracing::debug!(server = %instance.context.server, "an answer that nobody waits for was dropped"),
     }

@@ -1,12 +1,12 @@
 //! Legacy protocol sessions: cheap entries that outlive the processes behind them, bound to one principal and one server.
 
+mod kept;
 mod table;
 
 use crate::events::{Bounds, Budget, NotKept, Reader, Sent, Streams, Writer};
 use crate::instance::Instance;
 use crate::key::Caller;
 use crate::level::Level;
-use crate::settings::Limits;
 use bytes::Bytes;
 use model::report::SessionReport;
 use model::{Blame, Principal, ServerName};
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
+use store::Store;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::bridge;
@@ -24,6 +25,9 @@ use wire::message::{Message, Shape};
 use wire::scan::{self, Side};
 use wire::subscription::MOST_URIS;
 
+use kept::Place;
+pub use kept::Underway;
+pub use table::NoLookup;
 pub(crate) use table::Sessions;
 
 /// Messages that wait for the session's next GET stream; the oldest go first.
@@ -41,6 +45,12 @@ pub enum NoSession {
     /// Too many are open.
     #[error("{limit} sessions are open, which is the limit{}; end some or try again later", if *per_principal { " for one principal" } else { "" })]
     Full { limit: u32, per_principal: bool },
+    /// It could not be stored, and so would be lost with this daemon.
+    #[error("the session could not be stored; try again, and tell the operator if it stays so")]
+    NotKept(#[source] store::StoreError),
+    /// What is kept of it is from a version that this one does not know.
+    #[error("what is kept of this session cannot be read")]
+    Unreadable,
     /// No identifier could be made.
     #[error(transparent)]
     NoRandomness(#[from] stdx::random::NoRandomness),
@@ -51,7 +61,7 @@ impl NoSession {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Full { per_principal: true, .. } => Blame::Caller,
-            Self::Full { .. } | Self::NoRandomness(_) => Blame::Host,
+            Self::Full { .. } | Self::NotKept(_) | Self::Unreadable | Self::NoRandomness(_) => Blame::Host,
         }
     }
 }
@@ -91,15 +101,20 @@ pub struct Session {
     label: String,
     opened_at_ms: i64,
     last_used_ms: AtomicI64,
+    /// What the store knows of that.
+    kept_used_ms: AtomicI64,
     next_ask: AtomicU64,
     ended: CancellationToken,
     /// There from its first stream on: most sessions never open one.
     streams: OnceLock<Arc<Streams>>,
+    first_stream: u64,
     /// The session is its HTTP+SSE connection.
     channel: bool,
     bounds: Bounds,
     ask_waits: Duration,
     budget: Arc<Budget>,
+    /// Where it is kept; a connection is not.
+    kept: Option<Store>,
     state: Mutex<State>,
 }
 
@@ -108,6 +123,8 @@ struct State {
     kept: VecDeque<Kept>,
     level: Option<Level>,
     subscriptions: HashSet<String>,
+    /// Streams whose calls are kept in the store.
+    kept_calls: HashSet<u64>,
     asks: HashMap<u64, Ask>,
 }
 
@@ -183,7 +200,7 @@ impl State {
 }
 
 impl Session {
-    fn open(opening: Opening, limits: &Limits, budget: Arc<Budget>) -> Result<Self, NoSession> {
+    fn open(opening: Opening, place: Place<'_>, budget: Arc<Budget>) -> Result<Self, NoSession> {
         let id = stdx::random::handle()?;
         let now = stdx::clock::unix_ms();
         Ok(Self {
@@ -201,12 +218,16 @@ impl Session {
             label: opening.label,
             opened_at_ms: now,
             last_used_ms: AtomicI64::new(now),
-            next_ask: AtomicU64::new(1),
+            kept_used_ms: AtomicI64::new(now),
+            // As streams: the answer to what an earlier daemon passed on is taken for nobody else's.
+            next_ask: AtomicU64::new(place.first_stream.max(1)),
             ended: CancellationToken::new(),
             channel: opening.channel.is_some(),
+            kept: opening.channel.is_none().then(|| place.store.clone()),
             streams: opening.channel.map(OnceLock::from).unwrap_or_default(),
-            bounds: limits.replay(),
-            ask_waits: limits.ask_waits,
+            first_stream: place.first_stream,
+            bounds: place.limits.replay(),
+            ask_waits: place.limits.ask_waits,
             budget,
             state: Mutex::default(),
         })
@@ -252,9 +273,7 @@ impl Session {
         self.revision >= Revision::V20251125
     }
 
-    /// Opens the session's GET stream, with what waited for it. An older stream ends: one message goes to one stream
-    /// only (E75), and a client that comes back may have left a dead connection behind.
-    pub fn open_stream(&self) -> Reader {
+    fn open_standing(&self) -> Reader {
         let mut state = self.state();
         let reader = self.streams().open_standing();
         self.send_kept(&mut state);
@@ -284,7 +303,7 @@ impl Session {
     }
 
     fn streams(&self) -> &Arc<Streams> {
-        let streams = self.streams.get_or_init(|| Streams::new(self.bounds, self.budget.clone()));
+        let streams = self.streams.get_or_init(|| Streams::new(self.bounds, self.budget.clone(), self.first_stream));
         // A session that ended while its first stream was opened: nobody else would end the stream.
         if self.ended.is_cancelled() {
             streams.end();
@@ -297,27 +316,15 @@ impl Session {
         self.state().level
     }
 
-    /// Its client asked for messages of at least `level`.
-    pub fn set_level(&self, level: Level) {
-        self.state().level = Some(level);
-    }
-
-    /// Its client subscribed to `uri`: processes of later generations will be too, up to a limit.
-    pub fn subscribe(&self, uri: &str) {
+    /// Whether it is new.
+    fn note_subscription(&self, uri: &str) -> bool {
         let mut state = self.state();
-        if state.subscriptions.len() < MOST_URIS {
-            state.subscriptions.insert(uri.to_owned());
-        }
+        state.subscriptions.len() < MOST_URIS && state.subscriptions.insert(uri.to_owned())
     }
 
     /// What its client is subscribed to.
     pub(crate) fn subscriptions(&self) -> Vec<String> {
         self.state().subscriptions.iter().cloned().collect()
-    }
-
-    /// Its client no longer wants `uri`.
-    pub fn unsubscribe(&self, uri: &str) {
-        self.state().subscriptions.remove(uri);
     }
 
     /// The client answered request `id` of a server: passes it on. Unknown ids are dropped (E79).
@@ -494,7 +501,7 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn session() -> Session {
+    fn session(store: &Store) -> Session {
         let opening = Opening {
             server: "s".parse().unwrap(),
             principal: "ann".parse().unwrap(),
@@ -505,17 +512,20 @@ mod tests {
             label: String::new(),
             channel: None,
         };
-        Session::open(opening, &Limits::default(), Budget::new(1 << 30)).unwrap()
+        let place = Place { limits: &crate::Limits::default(), store, first_stream: 0 };
+        Session::open(opening, place, Budget::new(1 << 30)).unwrap()
     }
 
     #[tokio::test]
     async fn what_waits_for_a_stream_is_bounded_and_the_newest() {
-        let session = session();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(store::Location::Sqlite(dir.path().join("db"))).await.unwrap();
+        let session = session(&store);
         for n in 0..100_u8 {
             session.keep(vec![n; 10_000]);
         }
         session.keep(vec![0; KEPT_BYTES + 1]);
-        let mut reader = session.open_stream();
+        let mut reader = session.open_stream().await;
         for n in 94..100 {
             assert_eq!(reader.next().await.unwrap().1, vec![n; 10_000]);
         }

@@ -9,6 +9,7 @@ use crate::key::{Holder, Key};
 use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
 use crate::meter::{Cause, ServerMeter};
+use crate::orphans::Orphans;
 use crate::restart::{HEALTHY, History, Next, Standing};
 use crate::running::Running;
 use crate::session::Session;
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) server: ServerName,
     /// The next request id: one series for all processes of the host, and another one for each daemon.
     pub(crate) request_ids: Arc<AtomicU64>,
+    /// Calls of an earlier daemon.
+    pub(crate) orphans: Arc<Orphans>,
     pub(crate) limits: Limits,
     pub(crate) log: Arc<ServerLog>,
     pub(crate) counters: Arc<Counters>,
@@ -63,7 +66,8 @@ impl Context {
     pub(crate) fn new(hosted: &Hosted, shared: bool) -> Self {
         Self {
             server: hosted.spec().name.clone(),
-            request_ids: hosted.request_ids().clone(),
+            request_ids: hosted.shared.request_ids.clone(),
+            orphans: hosted.shared.orphans.clone(),
             limits: hosted.settings().limits.clone(),
             log: hosted.log().clone(),
             counters: hosted.counters().clone(),
@@ -354,7 +358,8 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
     hosted.forget(&slot.key);
     slot.set(State::Stopped);
     let (server, status) = (slot.context.server.clone(), "the server is stopped".to_owned());
-    slot.context.subscriptions.end(&ExitReport { server, status, last_stderr: None, asked: true, reached: true });
+    let (last_stderr, asked, reached, unsent) = (None, true, true, false);
+    slot.context.subscriptions.end(&ExitReport { server, status, last_stderr, asked, reached, unsent });
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.

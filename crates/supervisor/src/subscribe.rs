@@ -49,7 +49,7 @@ impl Hosted {
         uri: &str,
         words: Message,
     ) -> Option<Result<Message, Unanswered>> {
-        session.unsubscribe(uri);
+        session.unsubscribe(uri).await;
         let holds = |slot: &Arc<Slot>| slot.context.subscriptions.holds(session.id(), uri);
         let slot = self.all_slots().into_iter().find(holds)?;
         slot.leave(&Who::Session(session.clone()), uri, Some(words)).await
@@ -60,6 +60,14 @@ impl Hosted {
     pub(crate) fn inherit(self: &Arc<Self>, earlier: &Self, sessions: Vec<Arc<Session>>) {
         for instance in earlier.all_slots().iter().filter_map(|slot| slot.serving()) {
             lists_maybe_changed(&instance);
+        }
+        self.rejoin(sessions);
+    }
+
+    /// What these sessions subscribed to before this server was hosted as it is now is subscribed to again.
+    pub(crate) fn rejoin(self: &Arc<Self>, sessions: Vec<Arc<Session>>) {
+        if !self.spec().enabled {
+            return;
         }
         for session in sessions {
             let uris = session.subscriptions();

@@ -122,6 +122,17 @@ impl Client {
         if accepted.status == 202 { Ok(session) } else { Err(accepted.unexpected("accepted as a notification")) }
     }
 
+    /// A session that was opened before, perhaps with another client.
+    pub fn known_session(&self, server: &str, id: &str, revision: &str) -> Session<'_> {
+        Session {
+            client: self,
+            path: format!("/mcp/{server}"),
+            id: Some(id.to_owned()),
+            revision: revision.to_owned(),
+            initialized: Value::Null,
+        }
+    }
+
     /// One modern request with `_meta` and all mirrored headers. The HTTP status and the JSON-RPC answer.
     pub async fn modern_call(&self, server: &str, method: &str, params: Value) -> Result<(u16, Value), HttpError> {
         self.modern_call_with(server, method, params, &[]).await

@@ -24,13 +24,15 @@ pub(crate) struct Host {
     pub(crate) authority: Authority,
     pub(crate) store: Store,
     pub(crate) meters: Arc<Meters>,
-    _dir: TempDir,
+    dir: TempDir,
+    setup: Setup,
     identity: String,
     shutdown: CancellationToken,
     serving: JoinHandle<Option<()>>,
 }
 
 /// What may differ from the defaults.
+#[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) auth: Auth,
     pub(crate) face: staithe_gateway::Limits,
@@ -73,24 +75,59 @@ impl Host {
         for spec in servers {
             store.put_server(spec).await.unwrap();
         }
+        drop(store);
+        Self::on(dir, stdx::random::handle().unwrap(), setup).await
+    }
+
+    /// On a state directory that is there.
+    async fn on(dir: TempDir, identity: String, setup: Setup) -> Self {
+        let store = Store::open(Location::Sqlite(dir.path().join("db/staithe.db"))).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let identity = stdx::random::handle().unwrap();
         let settings = supervisor::Settings {
             servers_dir: dir.path().join("servers"),
             identity: identity.clone(),
             public_url: url.clone(),
-            limits: setup.supervisor,
+            limits: setup.supervisor.clone(),
         };
         let authority = Authority::open(store.clone()).await.unwrap();
         let supervisor = Supervisor::start(store.clone(), settings).await.unwrap();
         let shutdown = CancellationToken::new();
-        let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits: setup.face };
-        let meters = Arc::new(Meters::new(setup.per_tool, setup.spans));
+        let limits = setup.face.clone();
+        let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits };
+        let meters = Arc::new(Meters::new(setup.per_tool, setup.spans.clone()));
         let (own, to, until) = (supervisor.clone(), authority.clone(), shutdown.clone());
         let served = staithe_gateway::serve(listener, own, to, face, meters.clone(), until);
         let serving = stdx::task::spawn("serve", served);
-        Self { url, supervisor, authority, store, meters, _dir: dir, identity, shutdown, serving }
+        Self { url, supervisor, authority, store, meters, dir, setup, identity, shutdown, serving }
+    }
+
+    /// Stops in order, and starts again on the same state.
+    pub(crate) async fn reopen(self) -> Self {
+        let setup = self.setup.clone();
+        self.reopen_with(setup).await
+    }
+
+    /// The same with other bounds.
+    pub(crate) async fn reopen_with(self, setup: Setup) -> Self {
+        let (dir, identity) = self.end().await;
+        Self::on(dir, identity, setup).await
+    }
+
+    /// What another daemon finds of one that was killed at this moment: what is in the files now, and no process. The
+    /// processes of this one end.
+    pub(crate) async fn crashed(self) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join("db")).unwrap();
+        for file in std::fs::read_dir(self.dir.path().join("db")).unwrap().flatten() {
+            // The index of the log is for those who have it open.
+            if file.path().extension().is_none_or(|kind| kind != "db-shm") {
+                std::fs::copy(file.path(), copy.path().join("db").join(file.file_name())).unwrap();
+            }
+        }
+        let setup = self.setup.clone();
+        let (_dir, identity) = self.end().await;
+        Self::on(copy, identity, setup).await
     }
 
     /// A client without a token.
@@ -139,7 +176,12 @@ impl Host {
     }
 
     /// Stops in order; nothing may be left.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(self) {
+        drop(self.end().await);
+    }
+
+    /// The same; what is left of it on the disk, and its name.
+    async fn end(mut self) -> (TempDir, String) {
         self.shutdown.cancel();
         (&mut self.serving).await.unwrap();
         self.supervisor.stop().await;
@@ -147,6 +189,7 @@ impl Host {
         // Nor may one be started late.
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(self.processes(), Vec::<i32>::new(), "a process was started after the stop");
+        (self.dir, self.identity)
     }
 }
 

@@ -16,6 +16,7 @@ mod matrix;
 mod meters;
 mod modern;
 mod remote;
+mod reopened;
 mod rounds;
 mod shapes;
 mod sse;

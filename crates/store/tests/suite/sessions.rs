@@ -58,6 +58,8 @@ pub(crate) async fn a_session_comes_back_with_all_that_it_was(place: &Place) {
     store.put_open_call(OpenCall { upstream: 11, ..open_call("s1", 5) }).await.unwrap();
     store.put_open_call(open_call("s1", 6)).await.unwrap();
     store.end_open_call("s1", 6).await.unwrap();
+    store.put_open_call(open_call("s1", 7)).await.unwrap();
+    store.open_call_answered("s1", 7).await.unwrap();
     drop(store);
 
     let store = place.open().await;
@@ -72,7 +74,12 @@ pub(crate) async fn a_session_comes_back_with_all_that_it_was(place: &Place) {
     assert_eq!(store.sessions().await.unwrap(), vec![one.clone(), two], "the one used last first");
     assert_eq!(find(&store, "s1").await, Some(one));
     let calls = store.open_calls().await.unwrap();
-    assert_eq!(calls, vec![OpenCall { upstream: 11, ..open_call("s1", 5) }], "one for each stream, the newest");
+    let answered = OpenCall { deadline_ms: 0, ..open_call("s1", 7) };
+    assert_eq!(
+        calls,
+        vec![OpenCall { upstream: 11, ..open_call("s1", 5) }, answered],
+        "one for each stream, the newest"
+    );
 }
 
 pub(crate) async fn a_session_is_found_by_its_own_principal_alone(place: &Place) {

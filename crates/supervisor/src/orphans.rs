@@ -1,0 +1,125 @@
+//! Calls that an earlier daemon sent and did not see the end of. Nobody waits for them in this daemon, but their clients may
+//! come back to their streams: the answer that still comes becomes the last event there, and where none can come any more
+//! the client is told that nobody knows whether the call ran. No call is ever sent again.
+//!
+//! An orphan belongs to one session, and ends with it. It is found by the request id that the server knows, which is of the
+//! earlier daemon's epoch and so nobody else's.
+
+use crate::session::{Session, Sessions};
+use model::OpenCall;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use stdx::clock::unix_ms;
+use store::{Store, StoreError};
+use wire::bridge::{self, Leg};
+use wire::era::Era;
+use wire::message::Message;
+use wire::{code, shape};
+
+/// What a client reads of a call whose end nobody knows.
+const UNKNOWN: &str = "the host was restarted while the call ran; its outcome is unknown: it may have run, so look before you send it again";
+/// The same for programs.
+const UNKNOWN_DATA: &str = r#"{"source":"staithe","reason":"outcome_unknown","blame":"host"}"#;
+
+/// The words of [`OpenCall::leg`].
+const LEGS: [(Leg, &str); 2] = [(Leg::LegacyToLegacy, "legacy-legacy"), (Leg::LegacyToModern, "legacy-modern")];
+
+/// The word for the eras at both ends of a session's call.
+pub(crate) fn word(leg: Leg) -> Option<&'static str> {
+    LEGS.iter().find(|(known, _)| *known == leg).map(|(_, word)| *word)
+}
+
+/// Every orphan of the host.
+#[derive(Debug)]
+pub(crate) struct Orphans {
+    store: Store,
+    /// This daemon's number: calls of its own are no orphans.
+    epoch: u64,
+    calls: Mutex<HashMap<u64, Orphan>>,
+}
+
+#[derive(Debug)]
+struct Orphan {
+    session: Arc<Session>,
+    call: OpenCall,
+    leg: Leg,
+}
+
+impl Orphans {
+    pub(crate) fn new(store: Store, epoch: u64) -> Self {
+        Self { store, epoch, calls: Mutex::default() }
+    }
+
+    /// Takes over the open calls of `sessions` that are in the store. May be done again, when an earlier daemon has ended
+    /// later. One whose session is gone is gone with it; one that cannot be answered any more is told so at once.
+    pub(crate) async fn load(&self, sessions: &Sessions) -> Result<(), StoreError> {
+        for call in self.store.open_calls().await? {
+            if call.upstream >> 32 == self.epoch || self.calls().contains_key(&call.upstream) {
+                continue;
+            }
+            let Some(session) = sessions.by_id(&call.session) else { continue };
+            session.adopt_stream(call.stream);
+            let leg = LEGS.iter().find(|(_, word)| *word == call.leg).map(|(leg, _)| *leg);
+            match leg.filter(|_| call.deadline_ms > unix_ms()) {
+                Some(leg) => drop(self.calls().insert(call.upstream, Orphan { session, call, leg })),
+                None => unknown(&session, &call),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a process has a call that an earlier daemon sent: it is not idle.
+    pub(crate) fn waits_on(&self, instance: u64) -> bool {
+        self.calls().values().any(|orphan| orphan.call.instance == instance)
+    }
+
+    /// An answer that nobody waits for here. Whether it was an orphan's; then it is the last event of its stream.
+    pub(crate) fn answer(&self, id: u64, message: &Message) -> bool {
+        let Some(Orphan { session, call, leg }) = self.calls().remove(&id) else { return false };
+        let era = if leg == Leg::LegacyToModern { Era::Modern } else { Era::Legacy };
+        let fitted = shape::result(message, &call.method, era, session.revision(), false);
+        let answer = fitted.as_ref().unwrap_or(message);
+        let delivery = bridge::response(answer, leg, call.client_id.as_bytes(), &call.method, None);
+        session.finish_adopted(call.stream, delivery.body);
+        true
+    }
+
+    /// Of all other processes nothing will be heard.
+    pub(crate) fn keep_only(&self, instances: &HashSet<u64>) {
+        self.end(|orphan| !instances.contains(&orphan.call.instance));
+    }
+
+    /// A process has ended.
+    pub(crate) fn instance_is_gone(&self, instance: u64) {
+        self.end(|orphan| orphan.call.instance == instance);
+    }
+
+    /// Those whose time is up are told so, and those whose session has ended are forgotten.
+    pub(crate) fn sweep(&self) {
+        let now = unix_ms();
+        self.end(|orphan| orphan.call.deadline_ms <= now || orphan.session.ended().is_cancelled());
+    }
+
+    fn end(&self, which: impl Fn(&Orphan) -> bool) {
+        let mut calls = self.calls();
+        let ids: Vec<u64> = calls.iter().filter(|(_, orphan)| which(orphan)).map(|(id, _)| *id).collect();
+        let over: Vec<Orphan> = ids.iter().filter_map(|id| calls.remove(id)).collect();
+        drop(calls);
+        for Orphan { session, call, .. } in over {
+            unknown(&session, &call);
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Orphan>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unknown(session: &Session, call: &OpenCall) {
+    let body = code::error_body(Some(call.client_id.as_bytes()), code::INTERNAL, UNKNOWN, Some(UNKNOWN_DATA));
+    session.finish_adopted(call.stream, body);
+}
+
+#[cfg(test)]
+#[path = "orphans_tests.rs"]
+mod tests;
