@@ -62,7 +62,8 @@ pub(crate) fn needs(command: &Command) -> Right {
         | Command::Stop { .. }
         | Command::Start { .. }
         | Command::Import { .. }
-        | Command::Remove { .. } => Right::Operate,
+        | Command::Remove { .. }
+        | Command::Upgrade { .. } => Right::Operate,
         Command::Access { .. } | Command::TokenCreate { .. } | Command::TokenRevoke { .. } => Right::Grant,
     }
 }
@@ -88,6 +89,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::Start { .. } => "start",
         Command::Import { .. } => "import",
         Command::Remove { .. } => "remove",
+        Command::Upgrade { .. } => "upgrade",
         Command::Access { .. } => "access",
         Command::TokenCreate { .. } => "token-create",
         Command::Tokens => "tokens",
@@ -107,9 +109,12 @@ pub(crate) fn server(command: &Command) -> Option<&model::ServerName> {
         | Command::Start { server }
         | Command::Remove { server }
         | Command::Access { server } => Some(server),
-        Command::Status | Command::Servers | Command::Import { .. } | Command::Tokens | Command::TokenRevoke { .. } => {
-            None
-        }
+        Command::Status
+        | Command::Servers
+        | Command::Import { .. }
+        | Command::Upgrade { .. }
+        | Command::Tokens
+        | Command::TokenRevoke { .. } => None,
     }
 }
 

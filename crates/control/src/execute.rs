@@ -1,7 +1,7 @@
 //! One function for every command and every door: authorize, run, trace.
 
 use crate::authorize::{self, Permit};
-use crate::commands::{import, logs, look, server, token};
+use crate::commands::{import, logs, look, server, token, upgrade};
 use crate::follow::LogFollow;
 use crate::identify::{Door, Operator};
 use crate::problem;
@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use store::Store;
 use supervisor::Supervisor;
+use tokio::sync::{mpsc, oneshot};
 
 /// What a host was started as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,16 @@ pub(crate) struct Parts {
     pub(crate) supervisor: Supervisor,
     pub(crate) authority: Authority,
     pub(crate) facts: HostFacts,
+    pub(crate) upgrades: mpsc::Sender<Upgrade>,
+}
+
+/// An operator wants another daemon in this one's place. Whoever looks after the host's life does it.
+#[derive(Debug)]
+pub struct Upgrade {
+    /// The program to start, as the operator named it.
+    pub program: Option<String>,
+    /// Takes what came of it.
+    pub done: oneshot::Sender<Result<String, Problem>>,
 }
 
 /// What comes of a command.
@@ -80,9 +91,15 @@ pub enum Outcome {
 }
 
 impl Control {
-    /// Brings together what commands work with.
-    pub fn new(store: Store, supervisor: Supervisor, authority: Authority, facts: HostFacts) -> Self {
-        Self { parts: Arc::new(Parts { store, supervisor, authority, facts }) }
+    /// Brings together what commands work with, and hears of the upgrades that operators want.
+    pub fn new(
+        store: Store,
+        supervisor: Supervisor,
+        authority: Authority,
+        facts: HostFacts,
+    ) -> (Self, mpsc::Receiver<Upgrade>) {
+        let (upgrades, wanted) = mpsc::channel(1);
+        (Self { parts: Arc::new(Parts { store, supervisor, authority, facts, upgrades }) }, wanted)
     }
 
     /// Does what the operator asks, if the operator may. What changed is stored when this returns, and the supervisor
@@ -138,6 +155,7 @@ impl Control {
             Command::Stop { server } => server::switch(parts, &server, false).await,
             Command::Start { server } => server::switch(parts, &server, true).await,
             Command::Remove { server } => server::remove(parts, &server).await,
+            Command::Upgrade { program } => upgrade::upgrade(parts, program).await,
             Command::Import { servers, replace } => import::import(parts, servers, replace).await,
             Command::Access { server } => token::access(parts, &server).await,
             Command::TokenCreate { principal, server, expires_in_s } => {

@@ -10,7 +10,7 @@ mod identify;
 mod problem;
 
 pub use commands::import::{Imported, put_servers};
-pub use execute::{Control, HostFacts, HostKind, Outcome, Readiness};
+pub use execute::{Control, HostFacts, HostKind, Outcome, Readiness, Upgrade};
 pub use follow::LogFollow;
 pub use identify::{Door, Evidence, Operator, identify};
 pub use problem::hide_tokens;

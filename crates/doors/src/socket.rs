@@ -5,7 +5,7 @@ use control::{Control, Door, Evidence, LogFollow, Operator, Outcome, identify};
 use model::{Blame, Command, Problem, ProblemCode, Reply};
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub enum BindError {
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    /// Which file it is, whatever stands at its path later.
+    identity: Option<(u64, u64)>,
 }
 
 impl Socket {
@@ -65,7 +67,17 @@ impl Socket {
         let listener = UnixListener::bind(short.get()).map_err(at("bind"))?;
         // The state directory is closed to others, so nobody can come in before this.
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(at("protect"))?;
-        Ok(Self { listener, path: path.to_path_buf() })
+        Ok(Self { listener, path: path.to_path_buf(), identity: identity(path) })
+    }
+
+    /// Binds `path` in place of the daemon that is being replaced. Whoever is connected there stays so; everybody else comes
+    /// here from one moment to the next.
+    pub fn replace(path: &Path) -> Result<Self, BindError> {
+        let beside = path.with_extension("new");
+        let bound = Self::bind(&beside)?;
+        let at = |source| BindError::Os { step: "put in place", path: path.to_path_buf(), source };
+        stdx::durable::rename(&beside, path).map_err(at)?;
+        Ok(Self { path: path.to_path_buf(), ..bound })
     }
 
     /// Serves commands until `shutdown`; then lets those that run finish, for some seconds, and removes the socket.
@@ -100,10 +112,18 @@ impl Socket {
         if timeout(DRAIN, connections.wait()).await.is_err() {
             tracing::warn!("operator commands still ran when the host stopped");
         }
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        // Another daemon may have put its own there.
+        if identity(&self.path).is_some_and(|there| Some(there) == self.identity)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
             tracing::debug!(%error, "the operator socket was gone already");
         }
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 fn remove_stale(path: &Path, short: &SocketPath) -> Result<(), BindError> {

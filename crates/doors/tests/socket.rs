@@ -8,7 +8,7 @@ use staithe_doors::{self as doors, Socket};
 use std::path::PathBuf;
 use std::time::Duration;
 use store::{Location, Store};
-use supervisor::Supervisor;
+use supervisor::{Keeper, Place, Supervisor};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ struct Host {
     supervisor: Supervisor,
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<Option<()>>,
+    _keeper: keeper::InThread,
     _dir: tempfile::TempDir,
 }
 
@@ -38,7 +39,9 @@ impl Host {
             public_url: "http://127.0.0.1:1".to_owned(),
             limits: supervisor::Limits::default(),
         };
-        let supervisor = Supervisor::start(store.clone(), settings).await.unwrap();
+        let keeper_thread = keeper::in_thread(dir.path()).unwrap();
+        let keeper = Keeper::attach(Place::Socket(keeper_thread.socket().to_path_buf())).await.unwrap();
+        let supervisor = Supervisor::start(store.clone(), settings, keeper, None).await.unwrap();
         let facts = HostFacts {
             kind,
             version: "1.2.3".to_owned(),
@@ -50,12 +53,12 @@ impl Host {
             state_dir: "/s".to_owned(),
             auth: true,
         };
-        let control = Control::new(store, supervisor.clone(), authority.clone(), facts);
+        let (control, _upgrades) = Control::new(store, supervisor.clone(), authority.clone(), facts);
         let path = dir.path().join("staithe.sock");
         let shutdown = CancellationToken::new();
         let serve = Socket::bind(&path).unwrap().serve(control, shutdown.clone());
         let served = stdx::task::spawn("socket", serve);
-        Self { path, authority, supervisor, shutdown, served, _dir: dir }
+        Self { path, authority, supervisor, shutdown, served, _keeper: keeper_thread, _dir: dir }
     }
 
     async fn ask(&self, command: Command) -> Result<Reply, model::Problem> {

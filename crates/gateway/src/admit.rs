@@ -157,6 +157,7 @@ mod tests {
             hosts: vec!["mcp.example.org".to_owned(), "box:8420".to_owned()],
             origins: vec!["https://app.example.org".to_owned()],
             limits: crate::Limits::default(),
+            leaving: crate::pass::Leaving::default(),
         }
     }
 

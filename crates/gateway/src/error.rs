@@ -28,6 +28,8 @@ pub(crate) enum GateError {
     NoToken,
     #[error("the bearer token is not valid for this server; ask the operator for a new one")]
     BadToken,
+    #[error("another process of this host has taken over; send the request again on a new connection")]
+    Moved,
     #[error("this address takes POST, GET and DELETE")]
     Method,
     #[error("a GET stream needs the header Mcp-Session-Id; open a session with `initialize` first")]
@@ -175,7 +177,7 @@ impl GateError {
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
             Self::Repeated(_) | Self::NotKept(_) | Self::ModernOverSse | Self::Initialized => StatusCode::BAD_REQUEST,
             Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Streams { .. } | Self::NoLookup(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Streams { .. } | Self::NoLookup(_) | Self::Moved => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -203,6 +205,9 @@ impl GateError {
             }
             Self::Streams { .. } | Self::NoLookup(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            Self::Moved => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }

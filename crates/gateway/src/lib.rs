@@ -18,6 +18,7 @@ mod listen;
 mod meters;
 mod modern;
 mod open;
+mod pass;
 mod permit;
 mod post;
 mod reply;
@@ -33,5 +34,6 @@ mod trace;
 
 pub use listen::serve;
 pub use meters::Meters;
+pub use pass::Leaving;
 pub use settings::{Auth, Limits, Settings};
 pub use trace::{CallSpan, TraceContext};

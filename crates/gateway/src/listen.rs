@@ -2,10 +2,13 @@
 
 use crate::held;
 use crate::meters::Meters;
+use crate::pass;
 use crate::permit::Shares;
 use crate::routes;
 use crate::settings::Settings;
 use crate::sse::Channels;
+use http::{Request, Version};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -19,6 +22,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long connections are kept for clients that do not know yet that another daemon has taken over. Clients that keep a
+/// connection without using it close it sooner, most of them.
+const LINGER: Duration = Duration::from_secs(6);
 
 /// What every request of the public face reaches.
 #[derive(Debug)]
@@ -45,6 +52,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let limits = settings.limits.clone();
+    let leaving = settings.leaving.clone();
     let shares = Arc::new(Shares::new(&limits));
     let room = Arc::new(Semaphore::new(limits.connections));
     meters.watch(&shares, &room, limits.connections);
@@ -56,16 +64,39 @@ pub async fn serve(
         meters,
         held: held::Table::new(),
         channels: Channels::default(),
-        stopping: shutdown.clone(),
+        stopping: shutdown.child_token(),
     });
     let connections = TaskTracker::new();
-    while let Some(Some((stream, place))) = shutdown.run_until_cancelled(accept(&listener, &room)).await {
+    let over = async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = leaving.over() => {}
+        }
+    };
+    tokio::pin!(over);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut over => break,
+            () = leaving.begun() => {
+                // Whoever connects in between waits for the other daemon.
+                tokio::select! {
+                    () = &mut over => break,
+                    _ = leaving.to() => continue,
+                }
+            }
+            accepted = accept(&listener, &room) => accepted,
+        };
+        let Some((stream, place)) = accepted else { break };
         let served = connections.track_future(connection(host.clone(), stream, place));
         stdx::task::spawn("connection", served);
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
+    // Where another daemon has taken over, nothing hurries: a call has all of its time.
+    let patience = if leaving.is_over() { limits.call_timeout + LINGER } else { limits.drain };
+    host.stopping.cancel();
+    if tokio::time::timeout(patience, connections.wait()).await.is_err() {
         tracing::warn!("some calls had not finished when the host stopped");
     }
 }
@@ -106,11 +137,19 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
         .keep_alive_interval(Some(limits.keep_alive));
     let stopping = host.stopping.clone();
     let begun = Arc::new(AtomicBool::new(false));
-    let (seen, patience) = (begun.clone(), limits.header_timeout);
-    let service = service_fn(move |request| {
+    let multiplexed = Arc::new(AtomicBool::new(false));
+    let (seen, two, patience) = (begun.clone(), multiplexed.clone(), limits.header_timeout);
+    let host_of = host.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
         let host = host.clone();
         seen.store(true, Ordering::Relaxed);
-        async move { Ok::<_, Infallible>(routes::answer(host, request).await) }
+        two.store(request.version() == Version::HTTP_2, Ordering::Relaxed);
+        async move {
+            Ok::<_, Infallible>(match host.settings.leaving.to().await {
+                Some(to) => pass::pass(request, to).await,
+                None => routes::answer(host, request).await,
+            })
+        }
     });
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
@@ -118,7 +157,7 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
         ended = served.as_mut() => ended,
         () = silent(&begun, patience) => return,
         // Who has asked nothing yet is not waited for.
-        () = stopping.cancelled() => if begun.load(Ordering::Relaxed) {
+        () = over(&host_of, &stopping, &multiplexed) => if begun.load(Ordering::Relaxed) {
             served.as_mut().graceful_shutdown();
             served.await
         } else {
@@ -127,6 +166,16 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended with an error");
+    }
+}
+
+/// Done when a connection is to end as soon as it has nothing to do. Where another daemon has taken over, clients are told
+/// with each answer to come back on another connection; only those that ask nothing for a while are closed without a word,
+/// because what they may send in that moment would be lost. Over HTTP/2 nothing can be lost (RFC 9113 §6.8).
+async fn over(host: &Host, stopping: &CancellationToken, multiplexed: &AtomicBool) {
+    stopping.cancelled().await;
+    if host.settings.leaving.is_over() && !multiplexed.load(Ordering::Relaxed) {
+        tokio::time::sleep(LINGER).await;
     }
 }
 

@@ -46,7 +46,9 @@ pub(crate) async fn one(
             Some(empty(StatusCode::ACCEPTED))
         }
         Shape::Success | Shape::Failure => {
-            session.answer(&message);
+            if !session.answer(&message) {
+                host.supervisor.tell_predecessor(session.id(), &message);
+            }
             Some(empty(StatusCode::ACCEPTED))
         }
     }
@@ -158,6 +160,7 @@ pub(crate) async fn notification(host: &Host, admitted: &Admitted, session: &Arc
         if let Some(id) = message.member(Place::Params, "requestId") {
             let reason = message.text(Place::Params, "reason").unwrap_or_default();
             hosted.cancel(session, message.raw(id.value), &reason);
+            host.supervisor.tell_predecessor(session.id(), message);
         }
         return;
     }

@@ -1,5 +1,6 @@
 //! What the public face is told once, and every bound it keeps.
 
+use crate::pass::Leaving;
 use std::time::Duration;
 
 /// Whether callers must show a token.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub origins: Vec<String>,
     /// Bounds.
     pub limits: Limits,
+    /// Tells that another daemon takes over the address.
+    pub leaving: Leaving,
 }
 
 /// Every bound, with its default and why.

@@ -30,6 +30,9 @@ pub enum Command {
     Import { servers: Vec<ServerSpec>, replace: bool },
     /// Forget a server and stop its processes.
     Remove { server: ServerName },
+    /// Put another build of staithe, or the same one again, in the daemon's place, without an interruption. Without `program`
+    /// it is the file that the daemon was started from.
+    Upgrade { program: Option<String> },
     /// The address of a server and a short-lived token for one call by the operator.
     Access { server: ServerName },
     /// A new machine token.

@@ -4,18 +4,20 @@ use crate::addresses;
 use crate::config::Config;
 use crate::export::{Endpoint, Exported, Exporter};
 use crate::fault;
+use crate::listeners;
 use crate::metrics;
 use crate::state::{StateDir, StateLock};
-use control::{Control, HostFacts, HostKind};
+use control::{Control, HostFacts, HostKind, Upgrade};
 use doors::{Probed, Socket};
-use gateway::{Auth, Meters};
+use gateway::{Auth, Leaving, Meters};
 use model::Problem;
 use oauth::Authority;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use store::{Location, Store};
-use supervisor::Supervisor;
-use tokio::net::TcpListener;
+use supervisor::{Keeper, KeeperError, Place, Succession, Supervisor};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,13 +29,22 @@ pub(crate) struct Host {
     pub(crate) listening: Listening,
     /// The servers.
     pub(crate) supervisor: Supervisor,
+    /// Holds what outlives this process.
+    pub(crate) keeper: Keeper,
+    /// Another daemon takes over.
+    pub(crate) leaving: Leaving,
+    /// The upgrades that operators want.
+    upgrades: mpsc::Receiver<Upgrade>,
+    public_at: SocketAddr,
+    /// A stop leaves the servers to the keeper, for the next daemon.
+    leaves_servers: bool,
     /// Cancelled once the host stops, before anything of it has stopped.
     stopping: CancellationToken,
     traffic: Part,
     probes: Part,
     socket: Part,
     exporter: Option<Exporter>,
-    _lock: StateLock,
+    lock: Option<StateLock>,
 }
 
 /// Base URLs without a path.
@@ -82,34 +93,46 @@ pub(crate) async fn assemble(
     store: Store,
     config: &Config,
     kind: HostKind,
+    succession: Option<Succession>,
 ) -> Result<Host, Problem> {
     let collector = Endpoint::choose(config.otlp_endpoint.as_deref())?;
-    let (public, public_at) = listen(config.public, "--listen, or `listen.public` in the configuration").await?;
-    let (probe, probe_at) = listen(config.operator, "--operator, or `listen.operator` in the configuration").await?;
-    let local = addresses::base_url(public_at);
+    let keeper = attach(state).await?;
+    let takes_over = succession.is_some();
+    let public = "--listen, or `listen.public` in the configuration";
+    let public = listeners::open(&keeper, listeners::PUBLIC, config.public, public).await?;
+    let probe = "--operator, or `listen.operator` in the configuration";
+    let probe = listeners::open(&keeper, listeners::OPERATOR, config.operator, probe).await?;
+    let local = addresses::base_url(public.at);
     let listening = Listening {
         public: config.public_url.clone().unwrap_or_else(|| local.clone()),
         local,
-        operator: addresses::base_url(probe_at),
+        operator: addresses::base_url(probe.at),
     };
-    let socket =
-        Socket::bind(&state.socket()).map_err(|error| fault::because("open the operator socket", &error, ""))?;
+    let bound = if takes_over { Socket::replace(&state.socket()) } else { Socket::bind(&state.socket()) };
+    let socket = bound.map_err(|error| fault::because("open the operator socket", &error, ""))?;
     let authority = Authority::open(store.clone()).await;
     let authority = authority.map_err(|error| fault::because("read the tokens", &error, ""))?;
     let settings = supervisor::Settings {
         servers_dir: state.servers(),
         identity: state.identity()?,
         public_url: listening.public.clone(),
-        limits: supervisor::Limits { drain: config.serving.drain, ..config.hosting.clone() },
+        limits: supervisor::Limits {
+            drain: config.serving.drain,
+            inherited_calls: config.serving.call_timeout,
+            ..config.hosting.clone()
+        },
     };
-    let supervisor = Supervisor::start(store.clone(), settings).await;
+    let supervisor = Supervisor::start(store.clone(), settings, keeper.clone(), succession).await;
     let supervisor = supervisor.map_err(|error| fault::because("start the servers", &error, ""))?;
-    let control = Control::new(store, supervisor.clone(), authority.clone(), facts(state, config, &listening, kind));
+    let (control, upgrades) =
+        Control::new(store, supervisor.clone(), authority.clone(), facts(state, config, &listening, kind));
+    let leaving = Leaving::default();
     let face = gateway::Settings {
         auth: if config.open { Auth::Open } else { Auth::Required },
-        hosts: hosts(config, public_at),
+        hosts: hosts(config, public.at),
         origins: config.allowed_origins.clone(),
         limits: config.serving.clone(),
+        leaving: leaving.clone(),
     };
     let hosting = supervisor.clone();
     let stopping = CancellationToken::new();
@@ -120,25 +143,29 @@ pub(crate) async fn assemble(
     let probed = Probed { control: control.clone(), metrics, stopping: stopping.clone() };
     Ok(Host {
         traffic: Part::new("public listener", |shutdown| {
-            gateway::serve(public, hosting, authority, face, meters, shutdown)
+            gateway::serve(public.listener, hosting, authority, face, meters, shutdown)
         }),
-        probes: Part::new("operator listener", |shutdown| doors::serve_probe(probe, probed, shutdown)),
+        probes: Part::new("operator listener", |shutdown| doors::serve_probe(probe.listener, probed, shutdown)),
         socket: Part::new("operator socket", |shutdown| socket.serve(control.clone(), shutdown)),
         control,
         listening,
         supervisor,
+        keeper,
+        leaving,
+        upgrades,
+        public_at: public.at,
+        leaves_servers: config.leaves_servers,
         stopping,
         exporter,
-        _lock: lock,
+        lock: Some(lock),
     })
 }
 
-async fn listen(address: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), Problem> {
-    let hint = format!("choose another address with {key}; port 0 picks a free one");
-    let failed = |error: std::io::Error| fault::because(&format!("listen on {address}"), &error, &hint);
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let at = listener.local_addr().map_err(failed)?;
-    Ok((listener, at))
+/// The keeper of this state directory; started if there is none.
+async fn attach(state: &StateDir) -> Result<Keeper, Problem> {
+    let program = std::env::current_exe().map_err(|error| fault::because("find this program", &error, ""))?;
+    let place = Place::StateDir { program, dir: state.path().to_path_buf() };
+    Keeper::attach(place).await.map_err(|error| fault::because("reach the keeper of the processes", &error, ""))
 }
 
 fn facts(state: &StateDir, config: &Config, listening: &Listening, kind: HostKind) -> HostFacts {
@@ -161,24 +188,73 @@ fn hosts(config: &Config, public_at: SocketAddr) -> Vec<String> {
 }
 
 impl Host {
-    /// Ends when a part ended that nobody asked to end.
-    pub(crate) async fn broken(&mut self) {
+    /// An upgrade that an operator wants; `None` when a part ended that nobody asked to end. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Upgrade> {
         tokio::select! {
-            _ = &mut self.traffic.task => {}
-            _ = &mut self.probes.task => {}
-            _ = &mut self.socket.task => {}
+            wanted = self.upgrades.recv() => wanted,
+            _ = &mut self.traffic.task => None,
+            _ = &mut self.probes.task => None,
+            _ = &mut self.socket.task => None,
         }
     }
 
-    /// Stops everything in order. When it returns, no process of any server is left.
-    pub(crate) async fn stop(mut self) {
+    /// Another daemon may hold the state directory.
+    pub(crate) fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// This daemon holds it again.
+    pub(crate) fn lock_again(&mut self, lock: StateLock) {
+        self.lock = Some(lock);
+    }
+
+    /// Another daemon serves: what still comes to this one is carried there.
+    pub(crate) fn leave(&self) {
         self.stopping.cancel();
-        self.traffic.stop().await;
+        self.leaving.leave(self.public_at);
+    }
+
+    /// Ends when the last call of a replaced daemon has.
+    pub(crate) async fn finish(mut self) {
+        self.probes.stop().await;
+        if !self.traffic.task.is_finished() {
+            drop((&mut self.traffic.task).await);
+        }
         if let Some(exporter) = self.exporter.take() {
             exporter.stop().await;
         }
-        self.supervisor.stop().await;
+        self.socket.stop().await;
+    }
+
+    /// Stops everything in order. When it returns, no process of any server is left, or all of them are the keeper's.
+    pub(crate) async fn stop(mut self) {
+        self.stopping.cancel();
+        if self.leaves_servers {
+            self.traffic.stop().await;
+        } else {
+            // Who connects from now on is refused instead of waiting for nobody.
+            told("close the public listener", self.keeper.drop_listener(listeners::PUBLIC).await);
+            self.traffic.stop().await;
+        }
+        // Its last calls are exported; servers may take a while to end.
+        if let Some(exporter) = self.exporter.take() {
+            exporter.stop().await;
+        }
+        if !self.leaves_servers {
+            self.supervisor.stop().await;
+        }
         self.probes.stop().await;
         self.socket.stop().await;
+        if self.leaves_servers {
+            self.keeper.detach().await;
+        } else {
+            told("end the keeper", self.keeper.end(Duration::ZERO).await);
+        }
+    }
+}
+
+fn told(what: &str, outcome: Result<(), KeeperError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(error = %stdx::chain::Chain(&error), "could not {what}");
     }
 }

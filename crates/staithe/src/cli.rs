@@ -56,6 +56,8 @@ pub(crate) enum Verb {
     Start(OneServer),
     /// Forget a server and stop its processes
     Remove(OneServer),
+    /// Put another build in the daemon's place while it serves: no call fails, no connection is refused
+    Upgrade(UpgradeArgs),
     /// Call one tool through the public address, as a client would
     Call(CallArgs),
     /// Read the configuration, report every mistake, print what is in effect
@@ -127,6 +129,16 @@ pub(crate) struct ServeArgs {
     /// Operator listener, in place of the configured one
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) operator: Option<SocketAddr>,
+    /// On SIGTERM let calls finish and leave the servers running for the next daemon (for service managers)
+    #[arg(long)]
+    pub(crate) leave_servers: bool,
+}
+
+/// `upgrade`.
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// The program that takes over [default: the file that the daemon was started from]
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// `check`.

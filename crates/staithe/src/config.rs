@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: Option<PathBuf>,
     /// Whether callers need no token.
     pub(crate) open: bool,
+    /// Whether a stop leaves the servers running for the next daemon. Said on the command line alone.
+    pub(crate) leaves_servers: bool,
     /// PostgreSQL instead of the SQLite file. It may hold a password.
     pub(crate) postgres: Option<String>,
     /// `Host` values beside the loopback names and the listener's own address.
@@ -65,6 +67,7 @@ impl Default for Config {
             public_url: None,
             state_dir: None,
             open: false,
+            leaves_servers: false,
             postgres: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),

@@ -2,9 +2,12 @@
 
 use crate::assemble::Host;
 use crate::fault;
+use crate::state::StateDir;
+use crate::upgrade::{self, Replaced};
 use model::Problem;
 use std::convert::Infallible;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGTERM, SIGINT and SIGHUP, from now on. Until the first `next`, one that comes is kept.
@@ -58,26 +61,55 @@ fn hangup_ignored() -> bool {
 }
 
 /// Serves until a signal, then stops in order: calls drain, instances stop, the operator socket goes last. A second
-/// signal ends the process without waiting; whatever still runs then is ended by the next start on this directory.
+/// signal ends everything without waiting.
 /// `watch` goes on beside it until then.
 pub(crate) async fn serve_until_signal(
     mut host: Host,
+    state: &StateDir,
     signals: &mut Signals,
     watch: impl Future<Output = Infallible>,
 ) -> Result<ExitCode, Problem> {
-    tokio::select! {
-        never = watch => match never {},
-        name = signals.next() => tracing::info!(signal = name, "stopping: calls may finish, then the servers stop"),
-        () = host.broken() => {
-            host.stop().await;
-            return Err(fault::failed("a part of the host ended by itself; this is a bug in staithe", "see the lines above, and start it again"));
+    tokio::pin!(watch);
+    loop {
+        tokio::select! {
+            never = &mut watch => match never {},
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping: calls may finish, then the servers stop");
+                break;
+            }
+            wanted = host.next() => {
+                let Some(wanted) = wanted else {
+                    host.stop().await;
+                    return Err(fault::failed("a part of the host ended by itself; this is a bug in staithe", "see the lines above, and start it again"));
+                };
+                match upgrade::upgrade(&mut host, state, &wanted).await {
+                    Ok((replaced, text)) => {
+                        drop(wanted.done.send(Ok(text)));
+                        return finish(replaced, host, signals).await;
+                    }
+                    Err(problem) => drop(wanted.done.send(Err(problem))),
+                }
+            }
         }
     }
+    let keeper = host.keeper.clone();
     tokio::select! {
         () = host.stop() => Ok(ExitCode::SUCCESS),
         name = signals.again() => {
             tracing::warn!(signal = name, "asked again: ending at once");
+            // Nothing has its grace any more, and nothing may be left either.
+            let _ = tokio::time::timeout(Duration::from_secs(5), keeper.end(Duration::ZERO)).await;
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// The last calls of a daemon that was replaced.
+async fn finish(replaced: Replaced, host: Host, signals: &mut Signals) -> Result<ExitCode, Problem> {
+    tracing::info!("another daemon has taken over; calls that run here may finish");
+    tokio::select! {
+        () = replaced.finish(host) => tracing::info!("every call has finished"),
+        name = signals.next() => tracing::warn!(signal = name, "ending before every call has finished"),
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ mod export;
 mod fault;
 mod import;
 mod lifecycle;
+mod listeners;
 mod metrics;
 mod naming;
 mod output;
@@ -22,6 +23,7 @@ mod serve;
 mod state;
 mod telemetry;
 mod timing;
+mod upgrade;
 mod watch;
 
 use crate::cli::{Cli, Verb};
@@ -37,13 +39,11 @@ use tokio::runtime::{Builder, Runtime};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before any runtime starts: the demo's server is a plain child process.
-    if std::env::args_os().nth(1).is_some_and(|word| word == demo::SERVER_VERB) {
-        return demo_server::main();
-    }
-    // So is the keeper, which outlives us and stays small.
-    if std::env::args_os().nth(1).is_some_and(|word| word == keeper::VERB) {
-        return keeper::main(std::env::args_os().skip(2));
+    // Before any runtime starts: the demo's server is a plain child process, and the keeper stays small.
+    match std::env::args_os().nth(1) {
+        Some(word) if word == demo::SERVER_VERB => return demo_server::main(),
+        Some(word) if word == keeper::VERB => return keeper::main(std::env::args_os().skip(2)),
+        _ => {}
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -42,6 +42,7 @@ fn meant(verb: Verb) -> Result<Command, Problem> {
         Verb::Restart(one) => Command::Restart { server: one.server },
         Verb::Stop(one) => Command::Stop { server: one.server },
         Verb::Start(one) => Command::Start { server: one.server },
+        Verb::Upgrade(args) => Command::Upgrade { program: args.program.map(|program| program.display().to_string()) },
         Verb::Remove(one) => Command::Remove { server: one.server },
         Verb::Token(TokenVerb::Create { principal, server, expires_in }) => {
             Command::TokenCreate { principal, server, expires_in_s: expires_in }

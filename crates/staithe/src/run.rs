@@ -33,11 +33,11 @@ pub(crate) async fn run(args: RunArgs, flag: Option<&Path>, output: Output) -> R
     let store = assemble::open_store(Location::Sqlite(state.run_database())).await?;
     let name = spec.name.clone();
     keep_only(&store, spec).await?;
-    let host = assemble::assemble(&state, lock, store.clone(), &config, HostKind::Run).await?;
+    let host = assemble::assemble(&state, lock, store.clone(), &config, HostKind::Run, None).await?;
     let token = if args.open { None } else { Some(renew_token(&host, &store, &name, args.keep_token).await?) };
     announce(&host, &name, &args, token.as_deref(), output);
     let watch = watch::health(host.supervisor.clone(), output);
-    lifecycle::serve_until_signal(host, &mut signals, watch).await
+    lifecycle::serve_until_signal(host, &state, &mut signals, watch).await
 }
 
 fn config(args: &RunArgs) -> Result<Config, Problem> {

@@ -8,6 +8,7 @@ use crate::lifecycle::{self, Signals};
 use crate::output::Output;
 use crate::state::StateDir;
 use crate::telemetry;
+use crate::upgrade;
 use crate::watch;
 use control::HostKind;
 use model::Problem;
@@ -25,22 +26,30 @@ pub(crate) async fn serve(args: &ServeArgs, flag: Option<&Path>, output: Output)
     let Loaded { mut config, state, .. } = load(args.config.as_deref(), flag)?;
     config.public = args.listen.unwrap_or(config.public);
     config.operator = args.operator.unwrap_or(config.operator);
+    config.leaves_servers = args.leave_servers;
     if let [first, ..] = config.contradictions().as_slice() {
         return Err(fault::usage(first.clone(), "give other addresses with --listen and --operator"));
     }
     telemetry::start(&config.log_level, config.log_format);
     let mut signals = Signals::listen()?;
     state.create()?;
-    let lock = state.lock()?;
-    let store = assemble::open_store(location(&config, &state)).await?;
-    let host = assemble::assemble(&state, lock, store, &config, HostKind::Serve).await?;
+    let host = if upgrade::is_wanted() {
+        let store = assemble::open_store(location(&config, &state)).await?;
+        let (succession, lock) = upgrade::succeed(&state).await?;
+        assemble::assemble(&state, lock, store, &config, HostKind::Serve, Some(succession)).await?
+    } else {
+        let lock = state.lock()?;
+        let store = assemble::open_store(location(&config, &state)).await?;
+        assemble::assemble(&state, lock, store, &config, HostKind::Serve, None).await?
+    };
+    host.supervisor.serves();
     if output.is_json() {
         output.json(&json!({"listening": listening_json(&host.listening)}));
     } else {
         output.text(&listening_line(&host.listening));
     }
     let watch = watch::health(host.supervisor.clone(), output);
-    lifecycle::serve_until_signal(host, &mut signals, watch).await
+    lifecycle::serve_until_signal(host, &state, &mut signals, watch).await
 }
 
 /// The one line that programs wait for.

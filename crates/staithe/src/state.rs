@@ -123,6 +123,11 @@ impl StateDir {
         self.path.join("servers")
     }
 
+    /// Where two daemons meet during an upgrade.
+    pub(crate) fn handover(&self) -> PathBuf {
+        self.path.join("run/handover.sock")
+    }
+
     /// The operator socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.path.join("staithe.sock")

@@ -2,8 +2,10 @@
 
 use crate::absent::{Absent, Bound};
 use crate::attribution::Learned;
+use crate::handover::Predecessor;
 use crate::handshake::Introduction;
 use crate::instance::Instance;
+use crate::keeping::Keeper;
 use crate::key::{Caller, Key};
 use crate::level::Level;
 use crate::log::ServerLog;
@@ -20,7 +22,7 @@ use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::Store;
@@ -38,9 +40,15 @@ const VERDICT_DAYS_MS: i64 = 7 * 24 * 3600 * 1000;
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
+    pub(crate) keeper: Keeper,
     pub(crate) request_ids: Arc<AtomicU64>,
     /// Calls of an earlier daemon.
     pub(crate) orphans: Arc<Orphans>,
+    /// What the upper half of its request ids says.
+    pub(crate) epoch: u64,
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
+    /// The processes are another daemon's.
+    pub(crate) frozen: AtomicBool,
     /// The host stops.
     pub(crate) stopping: CancellationToken,
     /// Connections to remote servers.
@@ -48,6 +56,17 @@ pub(crate) struct Shared {
     pub(crate) instance_ids: AtomicU64,
     /// Slots that exist, over all servers.
     pub(crate) slots: AtomicU32,
+}
+
+impl Shared {
+    /// Nothing is started, replaced or stopped by this daemon, or it is again.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Release);
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
 }
 
 /// A server as it is hosted now.
@@ -248,9 +267,9 @@ impl Hosted {
         // Under the lock that `retire` takes after it has said so: it finds this slot, or this sees that it is over.
         self.available()?;
         self.room(key, &slots)?;
-        self.shared.slots.fetch_add(1, Ordering::Relaxed);
+        self.count_slot();
         let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared).of(key));
-        let slot = Slot::start(key.clone(), self.introduction(key, caller, session), context, self.clone());
+        let slot = Slot::start(key.clone(), self.introduction(key, caller, session), context, self.clone(), None);
         slots.insert(key.clone(), slot.clone());
         Ok(slot)
     }
@@ -511,6 +530,19 @@ impl Hosted {
         &self.shared.settings
     }
 
+    pub(crate) fn predecessor(&self) -> Option<&Arc<Predecessor>> {
+        self.shared.predecessor.as_ref()
+    }
+
+    /// Whether the processes are another daemon's.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.shared.is_frozen()
+    }
+
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.shared.keeper
+    }
+
     pub(crate) fn log(&self) -> &Arc<ServerLog> {
         &self.log
     }
@@ -550,7 +582,11 @@ impl Hosted {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+    pub(crate) fn count_slot(&self) {
+        self.shared.slots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,6 +7,7 @@ use crate::last_words::LastWords;
 use crate::level::Level;
 use crate::mailbox::{ExitReport, Item, Mailbox};
 use crate::outlet::Outlet;
+use crate::pause::Pause;
 use crate::pipe::WriteError;
 use crate::route;
 use crate::session::Session;
@@ -20,7 +21,7 @@ use model::{Blame, ServerName};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use wire::era::Era;
@@ -85,6 +86,8 @@ pub struct Instance {
     pub(crate) pid: Option<u32>,
     pub(crate) era: Era,
     pub(crate) started_at_ms: i64,
+    /// Since when it is ours, where an earlier daemon started it: it may be at work for callers that we do not know.
+    pub(crate) taken_over: Option<Instant>,
     pub(crate) context: Arc<Context>,
     outlet: Outlet,
     calls: Mutex<Calls>,
@@ -96,6 +99,8 @@ pub struct Instance {
     /// One turn for the calls whose tools ask.
     pub(crate) turns: Turns,
     pub(crate) pulse: Pulse,
+    /// Stops the reader of its stdout.
+    pub(crate) pause: Pause,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +145,7 @@ impl Instance {
             pid,
             era,
             started_at_ms: stdx::clock::unix_ms(),
+            taken_over: None,
             outlet,
             context,
             calls: Mutex::default(),
@@ -150,10 +156,17 @@ impl Instance {
             absorbed: Absorbed::default(),
             turns: Turns::new(),
             pulse: Pulse::new(),
+            pause: Pause::new(),
         }
     }
 
-    /// Number of this process within the daemon's life.
+    /// It was started by an earlier daemon.
+    pub(crate) fn taken_over(&mut self, started_at_ms: i64) {
+        self.started_at_ms = started_at_ms;
+        self.taken_over = Some(stdx::clock::monotonic());
+    }
+
+    /// Number of this process; no two that live at one time share one.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -318,7 +331,7 @@ impl Instance {
     }
 
     /// Tells the server that nobody waits for a request any more: by the means of tasks where it became one.
-    fn take_back(&self, id: u64, reason: &str) {
+    pub(crate) fn take_back(&self, id: u64, reason: &str) {
         if !self.absorbed_cancel(id) {
             let mut line = Vec::new();
             bridge::cancel_line(&mut line, id, reason);
@@ -547,23 +560,41 @@ pub(crate) enum ReadEnd {
 }
 
 /// Reads lines until the pipe ends and hands each to [`route`]. It never waits for a caller.
-pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver) -> ReadEnd {
+/// `rest` is what an earlier daemon had read of a line; `None` where that is not known.
+pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver, rest: Option<Vec<u8>>) -> ReadEnd {
     let mut lines = Lines::new(instance.context.limits.line_bytes);
-    let mut buffer = BytesMut::new();
+    let mut first_of_another = instance.taken_over.is_some() && rest.is_none();
+    let mut buffer = BytesMut::from(rest.unwrap_or_default().as_slice());
     let mut room = 16 << 10;
+    let mut paused = Box::pin(instance.pause.wanted());
     loop {
         // A new buffer for each small message would let a queue of them hold far more memory than it counts.
         if buffer.capacity() - buffer.len() < room / 4 {
             buffer.reserve(room);
         }
         let offered = buffer.capacity() - buffer.len();
-        match stdout.read_buf(&mut buffer).await {
+        let read = tokio::select! {
+            biased;
+            read = stdout.read_buf(&mut buffer) => read,
+            () = &mut paused => {
+                instance.pause.hold(&buffer).await;
+                paused = Box::pin(instance.pause.wanted());
+                continue;
+            }
+        };
+        match read {
             Ok(0) | Err(_) => return ReadEnd::Closed,
             Ok(n) => room = if n >= offered { 256 << 10 } else { 16 << 10 },
         }
         instance.pulse.beat();
         while let Some(line) = lines.next(&mut buffer) {
             match line {
+                // An earlier daemon may have read its beginning. The rest of a message is never a message.
+                Ok(line) if std::mem::take(&mut first_of_another) && !route::is_message(&instance, &line) => {
+                    let text =
+                        format!("{} bytes were left of a line that an earlier daemon had begun to read", line.len());
+                    instance.context.log.add(instance.id, LogSource::Host, &text);
+                }
                 Ok(line) => route::line(&instance, &line),
                 Err(too_long) => return ReadEnd::LineTooLong { limit: too_long.limit },
             }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use model::{Mode, Principal};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use wire::era::Era;
 
@@ -29,7 +30,7 @@ pub struct Key {
 }
 
 /// Whose a process is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Holder {
     Everyone,
     Principal {

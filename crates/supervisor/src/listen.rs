@@ -52,13 +52,13 @@ pub(crate) fn open(slot: &Arc<Slot>, filter: Filter) -> (Listen, oneshot::Receiv
     let (settled, settles) = watch::channel(false);
     let ended = CancellationToken::new();
     let acknowledged = Some(acknowledged);
-    let keeper = Keeper { slot: slot.clone(), filter, acknowledged, settled, ended: ended.clone(), attempt: 0 };
-    stdx::task::spawn("listen", keeper.keep());
+    let upkeep = Upkeep { slot: slot.clone(), filter, acknowledged, settled, ended: ended.clone(), attempt: 0 };
+    stdx::task::spawn("listen", upkeep.keep());
     (Listen { ended, settled: settles }, receiver)
 }
 
 /// What keeps a listen up.
-struct Keeper {
+struct Upkeep {
     slot: Arc<Slot>,
     filter: Filter,
     /// Until the first word of the server.
@@ -78,7 +78,7 @@ enum Turn {
     Later,
 }
 
-impl Keeper {
+impl Upkeep {
     async fn keep(mut self) {
         loop {
             let turn = match self.ended.run_until_cancelled(self.slot.ready()).await {

@@ -1,13 +1,16 @@
 //! A server's stdin: whole lines in order, bounded, and nobody waits for a server that does not read.
 
+use crate::handover::Elsewhere;
+use crate::notebook::Notebook;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 /// The server does not read: its queue is full, or its stdin is closed.
@@ -27,8 +30,11 @@ pub(crate) struct Writer {
     state: Mutex<State>,
     /// The turn at writing was given to `drain`.
     handed_over: Notify,
+    /// The pipe was given to another daemon.
+    given_away: Notify,
     closed: CancellationToken,
     limit: usize,
+    notebook: Arc<Notebook>,
 }
 
 #[derive(Debug)]
@@ -43,10 +49,16 @@ struct State {
     taken: bool,
     /// The pipe is full, and took something last at this time.
     full: Option<Instant>,
+    /// The notebook still says so of what was written before us.
+    torn: bool,
+    /// Another daemon has the pipe: lines go there.
+    diverted: Option<Elsewhere>,
 }
 
 /// Lines are joined up to this size.
 const CHUNK: usize = 64 << 10;
+/// A pipe takes this much whole or not at all (`PIPE_BUF` of pipe(7)).
+const WHOLE: usize = 4096;
 
 /// How far a turn at writing came.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,16 +70,26 @@ enum Turn {
 }
 
 impl Writer {
-    pub(crate) fn new(stdin: pipe::Sender, limit: usize) -> Self {
+    /// `rest` is what a living daemon had not written when it gave the pipe away. Half a line that a dead one may have left
+    /// in the pipe ends here: the server refuses that line, and not the next.
+    pub(crate) fn new(stdin: pipe::Sender, limit: usize, notebook: Arc<Notebook>, rest: Option<Vec<u8>>) -> Self {
+        let rest = rest.filter(|rest| !rest.is_empty()).or_else(|| notebook.torn().then(|| b"\n".to_vec()));
         let state = State {
             stdin: Some(Arc::new(stdin)),
-            queue: VecDeque::new(),
+            queued: rest.iter().map(Vec::len).sum(),
+            taken: rest.is_some(),
+            queue: rest.into_iter().collect(),
             sent: 0,
-            queued: 0,
-            taken: false,
+            torn: notebook.torn(),
             full: None,
+            diverted: None,
         };
-        Self { state: Mutex::new(state), handed_over: Notify::new(), closed: CancellationToken::new(), limit }
+        let handed_over = Notify::new();
+        if state.taken {
+            handed_over.notify_one();
+        }
+        let (given_away, closed) = (Notify::new(), CancellationToken::new());
+        Self { state: Mutex::new(state), handed_over, given_away, closed, limit, notebook }
     }
 
     /// Sends one line, newline included. Lines of several callers never mix. Where `patient`, the line waits for others
@@ -76,6 +98,9 @@ impl Writer {
         let stdin = {
             let mut state = self.state();
             let Some(stdin) = state.stdin.clone() else { return Err(WriteError::Closed) };
+            if let Some(elsewhere) = &state.diverted {
+                return divert(elsewhere, line);
+            }
             // One line is always taken: a large one must get through.
             if state.queued > 0 && state.queued + line.len() > self.limit {
                 return Err(WriteError::Stalled { queued: state.queued });
@@ -110,14 +135,15 @@ impl Writer {
     fn take_turn(&self, stdin: &pipe::Sender) -> Turn {
         let mut written = 0;
         loop {
-            let (chunk, sent) = {
+            let (chunk, sent, torn) = {
                 let mut state = self.state();
                 if state.stdin.is_none() {
                     return Turn::Closed;
                 }
                 state.queued -= written;
-                match state.next_chunk() {
-                    Some(next) => next,
+                let next = if state.diverted.is_some() { None } else { state.next_chunk() };
+                match next {
+                    Some((chunk, sent)) => (chunk, sent, std::mem::take(&mut state.torn)),
                     None => {
                         state.taken = false;
                         state.full = None;
@@ -125,8 +151,17 @@ impl Writer {
                     }
                 }
             };
+            let may_tear = torn || sent > 0 || chunk.len() > WHOLE;
+            if may_tear && sent == 0 {
+                self.notebook.tear();
+            }
             match write_some(stdin, &chunk[sent..]) {
-                Ok(n) if sent + n == chunk.len() => written = chunk.len(),
+                Ok(n) if sent + n == chunk.len() => {
+                    if may_tear {
+                        self.notebook.mend();
+                    }
+                    written = chunk.len();
+                }
                 Ok(n) => {
                     let mut state = self.state();
                     if n > 0 || state.full.is_none() {
@@ -163,8 +198,12 @@ impl Writer {
             drop(open);
             loop {
                 let Some(stdin) = self.state().stdin.clone() else { return };
-                if stdin.writable().await.is_err() {
-                    return self.close();
+                tokio::select! {
+                    writable = stdin.writable() => if writable.is_err() {
+                        return self.close();
+                    },
+                    // Its turn ends at once: nothing is written any more.
+                    () = self.given_away.notified() => {}
                 }
                 match self.take_turn(&stdin) {
                     Turn::Emptied => break,
@@ -172,6 +211,36 @@ impl Writer {
                     Turn::Closed => return,
                 }
             }
+        }
+    }
+
+    /// Stops writing: from now on lines go to `elsewhere`. What was accepted and is not in the pipe, which may begin in the
+    /// middle of a line.
+    pub(crate) async fn divert(&self, elsewhere: Elsewhere) -> Vec<u8> {
+        self.state().diverted = Some(elsewhere);
+        while self.state().taken {
+            self.given_away.notify_waiters();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut state = self.state();
+        let sent = std::mem::take(&mut state.sent);
+        let rest: Vec<u8> = std::mem::take(&mut state.queue).into_iter().flatten().skip(sent).collect();
+        state.queued = 0;
+        rest
+    }
+
+    /// Writes again, `rest` first.
+    pub(crate) fn take_back(&self, rest: Vec<u8>) {
+        let mut state = self.state();
+        state.diverted = None;
+        state.queued += rest.len();
+        if !rest.is_empty() {
+            state.queue.push_front(rest);
+        }
+        let begin = !state.queue.is_empty() && !std::mem::replace(&mut state.taken, true);
+        drop(state);
+        if begin {
+            self.handed_over.notify_one();
         }
     }
 
@@ -206,6 +275,13 @@ impl State {
     }
 }
 
+fn divert(elsewhere: &Elsewhere, line: Vec<u8>) -> Result<(), WriteError> {
+    elsewhere.lines.try_send((elsewhere.instance, line)).map_err(|error| match error {
+        TrySendError::Full((_, line)) => WriteError::Stalled { queued: line.len() },
+        TrySendError::Closed(_) => WriteError::Closed,
+    })
+}
+
 /// Writes until the pipe is full; how much of `bytes` went in.
 fn write_some(stdin: &pipe::Sender, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
@@ -225,10 +301,14 @@ mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
 
+    fn notebook() -> Arc<Notebook> {
+        Arc::new(Notebook::new(tempfile::tempfile().unwrap().into()))
+    }
+
     #[tokio::test]
     async fn lines_arrive_whole_and_in_order_through_a_full_pipe() {
         let (sender, mut receiver) = pipe::pipe().unwrap();
-        let writer = Arc::new(Writer::new(sender, 64 << 20));
+        let writer = Arc::new(Writer::new(sender, 64 << 20, notebook(), None));
         let drainer = writer.clone();
         let drain = stdx::task::spawn("drain", async move { drainer.drain().await });
         let lines: Vec<Vec<u8>> =
@@ -248,8 +328,33 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_does_not_read_costs_bounded_memory() {
         let (sender, _receiver) = pipe::pipe().unwrap();
-        let writer = Writer::new(sender, 1 << 20);
+        let writer = Writer::new(sender, 1 << 20, notebook(), None);
         let refused = (0..100).find_map(|_| writer.send(vec![b'x'; 100_000], false).err());
         assert!(matches!(refused, Some(WriteError::Stalled { queued }) if queued <= 1 << 20), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn half_a_line_of_a_dead_daemon_spoils_no_other() {
+        let notebook = notebook();
+        let (sender, receiver) = pipe::pipe().unwrap();
+        let dead = Writer::new(sender, 64 << 20, notebook.clone(), None);
+        dead.send([vec![b'x'; 1 << 20], b"\n".to_vec()].concat(), false).unwrap();
+        let mut half = Vec::with_capacity(64 << 10);
+        while receiver.try_read_buf(&mut half).is_ok_and(|n| n > 0) {
+            half.reserve(64 << 10);
+        }
+        assert!(half.len() < 1 << 20 && notebook.torn());
+        // What the keeper holds is the same pipe.
+        let (sender, mut receiver) = pipe::pipe().unwrap();
+        let next = Writer::new(sender, 64 << 20, notebook.clone(), None);
+        next.send(b"{}\n".to_vec(), false).unwrap();
+        let mut got = vec![0; 4];
+        receiver.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, b"\n{}\n");
+        // Small lines leave no doubt.
+        let (sender, _receiver) = pipe::pipe().unwrap();
+        notebook.mend();
+        Writer::new(sender, 64 << 20, notebook.clone(), None).send(vec![b'y'; WHOLE], false).unwrap();
+        assert!(!notebook.torn());
     }
 }

@@ -79,7 +79,7 @@ enum Attempt {
 async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, String> {
     let _at_work = hosted.at_work();
     let context = Arc::new(Context::new(hosted, true));
-    let mut running = Running::start(hosted, era, &context)?;
+    let mut running = Running::start(hosted, era, &context).await?;
     let instance = running.instance.clone();
     let introduction = Introduction::as_host(Bytes::from_static(b"{}"));
     let heard = tokio::select! {
@@ -104,7 +104,7 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
 pub(crate) async fn starts(hosted: &Hosted, era: Era) -> Result<(), String> {
     let _at_work = hosted.at_work();
     let context = Arc::new(Context::new(hosted, true));
-    let mut running = Running::start(hosted, era, &context)?;
+    let mut running = Running::start(hosted, era, &context).await?;
     let instance = running.instance.clone();
     let introduction = Introduction::as_host(Bytes::from_static(b"{}"));
     let limit = hosted.settings().limits.start_timeout;

@@ -1,16 +1,17 @@
 //! A child process and its three pipes. It gets its own process group, a mark that its whole tree inherits, and
 //! nothing of our environment beyond a short list.
 
+use crate::keeping::{Fate, Keeper, KeeperError, Kept};
+use crate::notebook::Notebook;
 use crate::settings::Settings;
+use keeper::{Ends, Launch, Stage};
 use model::{Program, ServerName};
-use rustix::pipe::fcntl_setpipe_size;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 
 /// Environment variables that a server inherits. Everything else it must be given: our environment may hold secrets.
 const INHERITED: [&str; 14] = [
@@ -33,9 +34,6 @@ const INHERITED: [&str; 14] = [
 /// Marks every process of an instance: `<identity>/<server>/<instance>`.
 pub(crate) const MARK: &str = "STAITHE_INSTANCE";
 
-/// Room in a pipe, so that a message of 64 KiB crosses in one piece. Asking for more than the kernel gives is no error.
-const PIPE_BYTES: usize = 256 << 10;
-
 /// Why a server's program could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpawnError {
@@ -43,21 +41,25 @@ pub(crate) enum SpawnError {
     NoDirectory(PathBuf),
     #[error("there is no program `{0}` on the host's PATH; install it or give its full path")]
     NoProgram(String),
-    #[error("the program `{command}` could not be started")]
-    Refused { command: String, source: io::Error },
-    #[error("no pipe could be made")]
-    NoPipe(#[source] io::Error),
+    #[error("the program `{command}` could not be started: {reason}")]
+    Refused { command: String, reason: String },
+    #[error("its pipes could not be used")]
+    Pipes(#[source] io::Error),
     #[error(transparent)]
     NoStateDirectory(#[from] stdx::durable::DurableError),
+    #[error("the keeper did not start it")]
+    Keeper(#[from] KeeperError),
 }
 
-/// A running child.
+/// A running child of the keeper.
 #[derive(Debug)]
 pub(crate) struct Child {
+    pub(crate) id: u64,
     pub(crate) pid: u32,
     /// What its tree is marked with.
     pub(crate) mark: String,
-    process: tokio::process::Child,
+    keeper: Keeper,
+    fate: watch::Receiver<Option<Fate>>,
 }
 
 /// Our ends of a child's pipes.
@@ -66,57 +68,93 @@ pub(crate) struct Pipes {
     pub(crate) stdin: pipe::Sender,
     pub(crate) stdout: pipe::Receiver,
     pub(crate) stderr: pipe::Receiver,
+    pub(crate) notebook: Arc<Notebook>,
 }
 
-/// Starts the program of `server` as instance `id`.
-pub(crate) fn spawn(
+/// Has the keeper start the program of `server` as instance `id`. Not to be dropped half-way: nobody would end the process.
+pub(crate) async fn spawn(
     server: &ServerName,
     program: &Program,
     id: u64,
     settings: &Settings,
+    keeper: &Keeper,
 ) -> Result<(Child, Pipes), SpawnError> {
-    let directory = working_directory(server, program, settings)?;
-    let mark = format!("{}/{server}/{id}", settings.identity);
-    let (stdin, their_stdin) = to_child().map_err(SpawnError::NoPipe)?;
-    let (their_stdout, stdout) = from_child().map_err(SpawnError::NoPipe)?;
-    let (their_stderr, stderr) = from_child().map_err(SpawnError::NoPipe)?;
-
-    let mut command = tokio::process::Command::new(&program.command);
-    command
-        .args(&program.args)
-        .env_clear()
-        .envs(inherited())
-        .envs(&program.env)
-        .env(MARK, &mark)
-        .current_dir(&directory)
-        .stdin(Stdio::from(their_stdin))
-        .stdout(Stdio::from(their_stdout))
-        .stderr(Stdio::from(their_stderr))
-        .process_group(0)
-        .kill_on_drop(true);
-    let process = command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => SpawnError::NoProgram(program.command.clone()),
-        _ => SpawnError::Refused { command: program.command.clone(), source },
+    let cwd = working_directory(server, program, settings)?;
+    let mark = mark(&settings.identity, server, id);
+    let given = program.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let launch = Launch {
+        id,
+        program: program.command.clone().into(),
+        args: program.args.iter().map(Into::into).collect(),
+        env: inherited(program).chain(given).chain([(MARK.into(), mark.clone().into())]).collect(),
+        cwd: cwd.clone(),
+        limits: keeper::Limits::default(),
+    };
+    let kept = keeper.spawn(launch).await?.map_err(|error| match error {
+        keeper::SpawnError::Failed { stage: Stage::NoProgram, .. } => SpawnError::NoProgram(program.command.clone()),
+        keeper::SpawnError::Failed { stage: Stage::NoDirectory, .. } => SpawnError::NoDirectory(cwd),
+        keeper::SpawnError::Failed { text, .. } => {
+            SpawnError::Refused { command: program.command.clone(), reason: text }
+        }
+        keeper::SpawnError::Ask(error) => SpawnError::Keeper(error.into()),
     })?;
-    let pid = process.id().unwrap_or_default();
-    Ok((Child { pid, mark, process }, Pipes { stdin, stdout, stderr }))
-}
-
-impl Child {
-    /// Waits until the program itself has ended; its tree may live on. Cancel-safe.
-    pub(crate) async fn exited(&mut self) -> String {
-        match self.process.wait().await {
-            Ok(status) => describe(status),
-            Err(error) => format!("its exit status could not be read: {error}"),
+    let (child, ends) = Child::of(kept, mark, keeper);
+    match Pipes::new(ends) {
+        Ok(pipes) => Ok((child, pipes)),
+        Err(error) => {
+            child.give_up().await;
+            Err(SpawnError::Pipes(error))
         }
     }
 }
 
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => "ended in an unknown way".to_owned(),
+/// What marks the tree of an instance.
+pub(crate) fn mark(identity: &str, server: &ServerName, id: u64) -> String {
+    format!("{identity}/{server}/{id}")
+}
+
+impl Child {
+    /// A process that the keeper holds, and our ends of its pipes.
+    pub(crate) fn of(kept: Kept, mark: String, keeper: &Keeper) -> (Self, Ends) {
+        let Kept { held, fate } = kept;
+        (Self { id: held.id, pid: held.pid, mark, keeper: keeper.clone(), fate }, held.ends)
+    }
+
+    /// Waits until the program itself has ended; its tree may live on. Cancel-safe.
+    pub(crate) async fn exited(&mut self) -> String {
+        match self.fate.wait_for(Option::is_some).await {
+            Ok(fate) => fate.as_ref().map(ToString::to_string).unwrap_or_default(),
+            Err(_closed) => Fate::KeeperGone.to_string(),
+        }
+    }
+
+    /// The first step of every stop, beside closing our own end.
+    pub(crate) async fn close_stdin(&self) {
+        self.keeper.close_stdin(self.id).await;
+    }
+
+    /// It has ended, and nobody needs to hear of it again.
+    pub(crate) async fn forget(&self) {
+        self.keeper.forget(self.id).await;
+    }
+
+    async fn give_up(mut self) {
+        self.close_stdin().await;
+        crate::tree::stop(&mut self, std::time::Duration::ZERO).await;
+        self.forget().await;
+    }
+}
+
+impl Pipes {
+    /// An error where a pipe is closed already, or is none.
+    pub(crate) fn new(ends: Ends) -> io::Result<Self> {
+        let stdin = ends.stdin.ok_or_else(|| io::Error::other("its stdin is closed"))?;
+        Ok(Self {
+            stdin: pipe::Sender::from_owned_fd(stdin)?,
+            stdout: pipe::Receiver::from_owned_fd(ends.stdout)?,
+            stderr: pipe::Receiver::from_owned_fd(ends.stderr)?,
+            notebook: Arc::new(Notebook::new(ends.notebook)),
+        })
     }
 }
 
@@ -132,18 +170,9 @@ fn working_directory(server: &ServerName, program: &Program, settings: &Settings
     }
 }
 
-fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| INHERITED.iter().any(|known| name == known))
-}
-
-fn to_child() -> io::Result<(pipe::Sender, OwnedFd)> {
-    let (ours, theirs) = pipe::pipe()?;
-    let _ = fcntl_setpipe_size(&ours, PIPE_BYTES);
-    Ok((ours, theirs.into_blocking_fd()?))
-}
-
-fn from_child() -> io::Result<(OwnedFd, pipe::Receiver)> {
-    let (theirs, ours) = pipe::pipe()?;
-    let _ = fcntl_setpipe_size(&ours, PIPE_BYTES);
-    Ok((theirs.into_blocking_fd()?, ours))
+/// What the program is given by name replaces what it inherits.
+fn inherited(program: &Program) -> impl Iterator<Item = (OsString, OsString)> {
+    let wanted = |name: &OsString| INHERITED.iter().any(|known| name == known);
+    std::env::vars_os()
+        .filter(move |(name, _)| wanted(name) && name.to_str().is_none_or(|name| !program.env.contains_key(name)))
 }

@@ -2,20 +2,24 @@
 //! servers is [`Supervisor::reconcile`]; it takes no input, so running it again is always right.
 
 use crate::absent::Absent;
+use crate::adopt::Inheritance;
+use crate::handover::{Predecessor, Succession};
 use crate::hosted::{Hosted, Shared};
+use crate::instance::Instance;
+use crate::keeping::{Keeper, KeeperError};
 use crate::log::ServerLog;
 use crate::meter;
 use crate::orphans::Orphans;
 use crate::report;
 use crate::session::{NoLookup, NoSession, Opening, Session, Sessions};
 use crate::settings::Settings;
-use crate::slot::Counters;
+use crate::slot::{Counters, Slot};
 use crate::tree;
 use model::report::{InstanceReport, ServerReport, SessionReport};
 use model::{Principal, ServerName, ServerSpec};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use stdx::meter::{Kind, Page};
 use store::Store;
@@ -33,6 +37,9 @@ pub enum StartError {
     /// The desired state could not be applied.
     #[error(transparent)]
     Reconcile(#[from] ReconcileError),
+    /// The keeper did not say what it holds.
+    #[error("the keeper of the processes could not be asked what it holds")]
+    Keeper(#[from] KeeperError),
 }
 
 /// The desired state could not be applied.
@@ -62,6 +69,8 @@ struct Inner {
     shared: Arc<Shared>,
     servers: RwLock<HashMap<ServerName, Entry>>,
     sessions: Sessions,
+    /// What no server has taken yet.
+    inheritance: Mutex<Inheritance>,
     turn: tokio::sync::Mutex<()>,
     stopping: CancellationToken,
 }
@@ -75,9 +84,17 @@ struct Entry {
 }
 
 impl Supervisor {
-    /// Ends what an earlier daemon on this state directory left running, then hosts what the store says.
-    pub async fn start(store: Store, settings: Settings) -> Result<Self, StartError> {
-        let left = tree::end_leftovers(&settings.identity).await;
+    /// Takes over what an earlier daemon on this state directory left with the keeper, ends what else is left of it, and
+    /// hosts what the store says.
+    pub async fn start(
+        store: Store,
+        settings: Settings,
+        keeper: Keeper,
+        succession: Option<Succession>,
+    ) -> Result<Self, StartError> {
+        let (rests, predecessor) = succession.map(|s| (s.rests, s.predecessor)).unzip();
+        let inheritance = Inheritance::find(&keeper, &settings.identity, rests.unwrap_or_default()).await?;
+        let left = tree::end_leftovers(&settings.identity, &inheritance.marks()).await;
         if left > 0 {
             tracing::warn!(processes = left, "ended processes that an earlier daemon had left");
         }
@@ -86,17 +103,23 @@ impl Supervisor {
         let stopping = CancellationToken::new();
         let sessions = Sessions::restore(store.clone(), settings.limits.clone(), epoch).await?;
         let orphans = Orphans::new(store.clone(), epoch);
-        orphans.load(&sessions).await?;
-        // No process of an earlier daemon is left.
-        orphans.keep_only(&HashSet::new());
+        // What a living daemon has in flight, it will finish.
+        if predecessor.is_none() {
+            orphans.load(&sessions).await?;
+            orphans.keep_only(&inheritance.ids());
+        }
         let shared = Shared {
             settings,
             store,
+            keeper,
             request_ids,
             orphans: Arc::new(orphans),
+            epoch,
+            predecessor,
+            frozen: AtomicBool::new(false),
             stopping: stopping.clone(),
             connections: crate::remote::Pool::default(),
-            instance_ids: AtomicU64::new(0),
+            instance_ids: AtomicU64::new(inheritance.last_id),
             slots: AtomicU32::new(0),
         };
         let supervisor = Self {
@@ -104,12 +127,18 @@ impl Supervisor {
                 shared: Arc::new(shared),
                 servers: RwLock::default(),
                 sessions,
+                inheritance: Mutex::new(inheritance),
                 turn: tokio::sync::Mutex::new(()),
                 stopping,
             }),
         };
         supervisor.reconcile().await?;
+        let shared = supervisor.shared();
+        supervisor.inheritance().end_rest(shared.settings.limits.stop_grace, &shared.orphans);
         supervisor.rejoin();
+        if let Some(predecessor) = supervisor.inner.shared.predecessor.clone() {
+            stdx::task::spawn("inherit calls", inherit_calls(supervisor.clone(), predecessor));
+        }
         stdx::task::spawn("look after instances", look_after(supervisor.clone()));
         Ok(supervisor)
     }
@@ -165,6 +194,8 @@ impl Supervisor {
             retire(entry.hosted);
         }
         if enabled {
+            let heirs = self.inheritance().take(&hosted.spec().name);
+            hosted.adopt(heirs, &self.inner.sessions.of_server(&hosted.spec().name));
             stdx::task::spawn("check a server", hosted.check());
         }
         Ok(())
@@ -277,7 +308,29 @@ impl Supervisor {
             let _ = one.await;
         }
         self.inner.sessions.note(true).await;
-        tree::end_leftovers(&self.inner.shared.settings.identity).await;
+        tree::end_leftovers(&self.inner.shared.settings.identity, &HashSet::new()).await;
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    /// Every slot of every server.
+    pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.entries().iter().flat_map(|entry| entry.hosted.all_slots()).collect()
+    }
+
+    /// Every process that serves calls.
+    pub(crate) fn processes(&self) -> Vec<Arc<Instance>> {
+        self.slots().iter().filter_map(|slot| slot.serving()).filter(|instance| instance.pid.is_some()).collect()
+    }
+
+    pub(crate) fn session_by_id(&self, id: &str) -> Option<Arc<Session>> {
+        self.inner.sessions.by_id(id)
+    }
+
+    fn inheritance(&self) -> MutexGuard<'_, Inheritance> {
+        self.inner.inheritance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open_sessions(&self, entry: &Entry) -> u32 {
@@ -301,11 +354,22 @@ fn retire(hosted: Arc<Hosted>) -> tokio::task::JoinHandle<Option<()>> {
     stdx::task::spawn("retire a generation", async move { hosted.retire().await })
 }
 
+/// What the old daemon did not finish is this one's.
+async fn inherit_calls(supervisor: Supervisor, predecessor: Arc<Predecessor>) {
+    predecessor.ended().await;
+    if let Err(error) = supervisor.inner.shared.orphans.load(&supervisor.inner.sessions).await {
+        tracing::warn!(%error, "the open calls of the old daemon could not be read");
+    }
+}
+
 /// Ends idle sessions and stops idle instances, until the host stops.
 async fn look_after(supervisor: Supervisor) {
     let limits = supervisor.inner.shared.settings.limits.clone();
     let every = LOOK.min(limits.idle_ttl).min(limits.session_idle).min(limits.ask_waits).max(Duration::from_millis(50));
     while tokio::time::timeout(every, supervisor.inner.stopping.cancelled()).await.is_err() {
+        if supervisor.inner.shared.is_frozen() {
+            continue;
+        }
         for session in supervisor.inner.sessions.expired(limits.session_idle) {
             let server = session.server().clone();
             supervisor.close_session(&session, &server).await;

@@ -33,6 +33,12 @@ pub(crate) fn line(instance: &Arc<Instance>, line: &Bytes) {
     }
 }
 
+/// Whether a line can be read as one message, or several.
+pub(crate) fn is_message(instance: &Instance, line: &Bytes) -> bool {
+    let limits = Limits { bytes: instance.context.limits.line_bytes, depth: 128 };
+    message::parse_any(line.clone(), Side::Server, &limits, MOST_IN_ARRAY).is_ok()
+}
+
 /// A 2025-03-26 server may answer with an array (E227). What can be read goes first: then a call that is named still is
 /// the one whose answer could not be.
 fn array(instance: &Arc<Instance>, line: &Bytes, elements: Vec<Result<Message, BadMessage>>) {
@@ -49,6 +55,9 @@ fn array(instance: &Arc<Instance>, line: &Bytes, elements: Vec<Result<Message, B
 }
 
 fn dispatch(instance: &Arc<Instance>, message: Message) {
+    if instance.context.predecessor.as_ref().is_some_and(|predecessor| predecessor.takes(instance, &message)) {
+        return;
+    }
     match message.shape() {
         Shape::Success | Shape::Failure => answer(instance, message),
         Shape::Notification => notification(instance, message),
@@ -127,10 +136,16 @@ fn progress(instance: &Instance, message: Message) {
 }
 
 fn to_subscription(instance: &Instance, message: Message) {
-    let id = message.member(Place::Meta, SUBSCRIPTION).and_then(|m| number(message.raw(m.value)));
+    let Some(id) = message.member(Place::Meta, SUBSCRIPTION).and_then(|m| number(message.raw(m.value))) else { return };
     let calls = instance.calls();
-    if let Some(waiting) = id.and_then(|id| calls.waiting.get(&id)) {
-        waiting.mailbox.push(Item::Note(message));
+    match calls.waiting.get(&id) {
+        Some(waiting) => waiting.mailbox.push(Item::Note(message)),
+        // An earlier daemon listened: nobody will hear it again.
+        None if instance.taken_over.is_some() => {
+            drop(calls);
+            instance.take_back(id, "nobody listens any more");
+        }
+        None => {}
     }
 }
 

@@ -1,13 +1,16 @@
 //! One life of an instance: a program with the tasks at its pipes, or the HTTP side of a remote server. Whoever holds
 //! one asks only how it ends, and ends it.
 
-use crate::handshake::HandshakeError;
+use crate::handover::Rest;
+use crate::handshake::{HandshakeError, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::{self, Instance, ReadEnd};
+use crate::key::Key;
 use crate::mailbox::ExitReport;
+use crate::notebook::{Known, Notebook, Story};
 use crate::outlet::Outlet;
 use crate::pipe::Writer;
-use crate::process::{self, Child};
+use crate::process::{self, Child, Pipes};
 use crate::remote::Link;
 use crate::slot::Context;
 use crate::tree;
@@ -31,9 +34,17 @@ enum Body {
     Remote(Arc<Link>),
 }
 
+/// What an earlier daemon left of an instance, beside its process.
+pub(crate) struct Left {
+    pub(crate) started_at_ms: i64,
+    /// What it held of the pipes, where it lived to say so.
+    pub(crate) rest: Option<Rest>,
+}
+
 /// A process and the tasks at its pipes.
 struct Piped {
     child: Child,
+    notebook: Arc<Notebook>,
     reader: JoinHandle<Option<ReadEnd>>,
     drain: JoinHandle<Option<()>>,
     stderr: JoinHandle<Option<()>>,
@@ -44,33 +55,71 @@ struct Piped {
 
 impl Running {
     /// Starts the server's program, or makes ready to speak to the remote server.
-    pub(crate) fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+    /// Not to be dropped half-way.
+    pub(crate) async fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, String> {
         if hosted.retired().is_cancelled() {
             return Err("the server is stopped".to_owned());
         }
+        if hosted.is_frozen() {
+            return Err("another daemon has taken over".to_owned());
+        }
         match &hosted.spec().target {
-            Target::Program(program) => Self::start_program(hosted, program, era, context),
+            Target::Program(program) => Self::start_program(hosted, program, era, context).await,
             Target::Remote(remote) => Self::start_remote(hosted, remote, era, context),
         }
     }
 
-    fn start_program(hosted: &Hosted, program: &Program, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+    async fn start_program(
+        hosted: &Hosted,
+        program: &Program,
+        era: Era,
+        context: &Arc<Context>,
+    ) -> Result<Self, String> {
         let id = hosted.next_instance_id();
-        let (child, pipes) = process::spawn(&hosted.spec().name, program, id, hosted.settings())
+        let (child, pipes) = process::spawn(&hosted.spec().name, program, id, hosted.settings(), hosted.keeper())
+            .await
             .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
         context.log.add(id, LogSource::Host, &format!("started as process {}", child.pid));
-        let outlet = Outlet::Pipe(Writer::new(pipes.stdin, context.limits.queue_bytes));
-        let instance = Arc::new(Instance::new(id, Some(child.pid), era, outlet, context.clone()));
+        Ok(Self::around(child, pipes, era, context, None))
+    }
+
+    /// Takes over a process that an earlier daemon started and that got through its handshake.
+    pub(crate) fn adopt(child: Child, pipes: Pipes, known: &Known, left: Left, context: &Arc<Context>) -> Self {
+        context.log.add(child.id, LogSource::Host, &format!("taken over as process {}", child.pid));
+        let running = Self::around(child, pipes, known.key.era, context, Some(left));
+        running.instance.greeted(known.greeting.clone());
+        running
+    }
+
+    fn around(child: Child, pipes: Pipes, era: Era, context: &Arc<Context>, left: Option<Left>) -> Self {
+        let since = left.as_ref().map(|left| left.started_at_ms);
+        let (unread, unwritten) = left.and_then(|left| left.rest).map(|rest| (rest.unread, rest.unwritten)).unzip();
+        let writer = Writer::new(pipes.stdin, context.limits.queue_bytes, pipes.notebook.clone(), unwritten);
+        let mut instance = Instance::new(child.id, Some(child.pid), era, Outlet::Pipe(writer), context.clone());
+        if let Some(since) = since {
+            instance.taken_over(since);
+        }
+        let instance = Arc::new(instance);
         let (reads, drains, errs) = (instance.clone(), instance.clone(), instance.clone());
         let piped = Piped {
             child,
-            reader: stdx::task::spawn("stdout", instance::read(reads, pipes.stdout)),
+            notebook: pipes.notebook,
+            reader: stdx::task::spawn("stdout", instance::read(reads, pipes.stdout, unread)),
             drain: stdx::task::spawn("stdin", async move { drains.outlet().drain().await }),
             stderr: stdx::task::spawn("stderr", read_stderr(errs, pipes.stderr)),
             closed: None,
             end: None,
         };
-        Ok(Self { instance, body: Body::Program(Box::new(piped)) })
+        Self { instance, body: Body::Program(Box::new(piped)) }
+    }
+
+    /// Tells a later daemon what it must know to take the process over.
+    pub(crate) fn write_down(&self, generation: u64, key: &Key, introduction: &Introduction) {
+        let Body::Program(piped) = &self.body else { return };
+        let Some(story) = Story::of(&self.instance, generation, key, introduction) else { return };
+        if let Err(error) = piped.notebook.write(&story) {
+            tracing::warn!(server = %self.instance.server(), %error, "a process would not survive the daemon: it could not be noted");
+        }
     }
 
     fn start_remote(hosted: &Hosted, remote: &Remote, era: Era, context: &Arc<Context>) -> Result<Self, String> {
@@ -169,6 +218,9 @@ impl Running {
                 piped.hear_out().await;
                 let report = instance.report(piped.end.clone().unwrap_or_else(|| why.to_owned()), asked);
                 instance.fail_all(&report);
+                if let Some(predecessor) = &instance.context.predecessor {
+                    predecessor.lost(instance.id, &report.status);
+                }
                 piped.stop(grace).await;
                 report
             }
@@ -234,12 +286,14 @@ impl Piped {
 
     /// Ends the process and its tree.
     async fn stop(&mut self, grace: Duration) {
+        self.child.close_stdin().await;
         match &self.end {
             Some(_) => tree::sweep(self.child.pid, self.child.mark.clone(), grace).await,
             None => {
                 tree::stop(&mut self.child, grace).await;
             }
         }
+        self.child.forget().await;
         self.reader.abort();
         self.drain.abort();
         self.stderr.abort();

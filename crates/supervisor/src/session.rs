@@ -327,10 +327,11 @@ impl Session {
         self.state().subscriptions.iter().cloned().collect()
     }
 
-    /// The client answered request `id` of a server: passes it on. Unknown ids are dropped (E79).
-    pub fn answer(&self, message: &Message) {
+    /// The client answered request `id` of a server: passes it on. False for an unknown id, whose answer is dropped (E79).
+    pub fn answer(&self, message: &Message) -> bool {
         let id = message.id().and_then(|raw| crate::route::number(&raw));
         let ask = id.and_then(|id| self.state().asks.remove(&id));
+        let known = ask.is_some();
         match ask {
             Some(Ask::Server { instance, server_id, .. }) => {
                 if let Some(instance) = instance.upgrade() {
@@ -343,6 +344,7 @@ impl Session {
             Some(Ask::Call(asker)) => drop(asker.answers.try_send((asker.place, message.clone()))),
             None => {}
         }
+        known
     }
 
     /// A number for a request of a call to the client. The answer goes to `asker`, once; its sender is dropped when none

@@ -41,6 +41,9 @@ pub struct Limits {
     pub stop_grace: Duration,
     /// How long calls in flight may finish before a process that is to be replaced or stopped is ended.
     pub drain: Duration,
+    /// How long a process that was taken over from an earlier daemon may be silent: it may be at work for callers that
+    /// nobody knows.
+    pub inherited_calls: Duration,
     /// An instance without calls, sessions and streams for this long is stopped; the next call starts it again.
     pub idle_ttl: Duration,
     /// Processes of one server.
@@ -90,6 +93,7 @@ impl Default for Limits {
             probe_deadline: Duration::from_secs(10),
             stop_grace: Duration::from_secs(2),
             drain: Duration::from_secs(10),
+            inherited_calls: Duration::from_secs(300),
             idle_ttl: Duration::from_secs(15 * 60),
             instances_per_server: 64,
             instances_per_principal: 32,

@@ -2,6 +2,7 @@
 
 use crate::absent::Absent;
 use crate::attribution::Learned;
+use crate::handover::Predecessor;
 use crate::handshake::{self, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
@@ -16,7 +17,7 @@ use crate::session::Session;
 use crate::settings::Limits;
 use crate::subscriptions::Subscriptions;
 use crate::verdict::Tally;
-use crate::watchdog;
+use crate::watchdog::{self, Wedged};
 use bytes::Bytes;
 use model::ServerName;
 use model::report::LogSource;
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) learned: Arc<Learned>,
     /// What its clients want to hear about.
     pub(crate) subscriptions: Subscriptions,
+    /// The daemon before this one, while it finishes its calls.
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -76,6 +79,7 @@ impl Context {
             one_addressee: true,
             learned: hosted.learned().clone(),
             subscriptions: Subscriptions::default(),
+            predecessor: hosted.predecessor().cloned(),
             sessions: Mutex::default(),
         }
     }
@@ -187,8 +191,14 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Makes a slot and starts its task.
-    pub(crate) fn start(key: Key, introduction: Introduction, context: Arc<Context>, hosted: Arc<Hosted>) -> Arc<Self> {
+    /// Makes a slot and starts its task. `first` is a process that an earlier daemon left: it serves at once.
+    pub(crate) fn start(
+        key: Key,
+        introduction: Introduction,
+        context: Arc<Context>,
+        hosted: Arc<Hosted>,
+        first: Option<Running>,
+    ) -> Arc<Self> {
         let slot = Arc::new(Self {
             key,
             context,
@@ -199,7 +209,10 @@ impl Slot {
             last_used_ms: AtomicI64::new(stdx::clock::unix_ms()),
             restarts: AtomicU64::new(0),
         });
-        stdx::task::spawn("slot", run(slot.clone(), hosted));
+        if let Some(first) = &first {
+            slot.serve(&first.instance);
+        }
+        stdx::task::spawn("slot", run(slot.clone(), hosted, first));
         slot
     }
 
@@ -332,11 +345,10 @@ enum End {
 }
 
 /// The slot's task: one life after another until it is told to stop.
-async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
+async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: Option<Running>) {
     let mut history = History::default();
     loop {
-        slot.set(State::Starting);
-        match live(&slot, &hosted).await {
+        match live(&slot, &hosted, first.take()).await {
             End::Ordered(Order::Stop) => break,
             End::Ordered(Order::Restart) => {
                 slot.context.counters.meter.restarted(Cause::Asked);
@@ -363,31 +375,15 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>) {
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.
-async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
-    let mut running = match Running::start(hosted, slot.key.era, &slot.context) {
-        Ok(running) => running,
-        Err(reason) => return End::Died { since: None, reason, wedged: false },
-    };
-    let limit = slot.context.limits.start_timeout;
-    let instance = running.instance.clone();
-    let greeting = tokio::time::timeout(limit, handshake::greet(&instance, &slot.introduction));
-    let started = tokio::select! {
-        greeted = greeting => match greeted {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(running.explain(&error, hosted).await),
-            Err(_elapsed) => Err(format!("it did not answer the handshake within {} s", limit.as_secs())),
+async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: Option<Running>) -> End {
+    let mut running = match first {
+        Some(running) => running,
+        None => match begin(slot, hosted).await {
+            Ok(running) => running,
+            Err(end) => return end,
         },
-        end = running.ended() => Err(end),
-        order = slot.orders.next() => {
-            running.stop_as_asked().await;
-            return End::Ordered(order);
-        }
     };
-    if let Err(reason) = started {
-        let report = running.stop(&reason).await;
-        let reason = format!("could not be started: {}", first_words(&reason, &report));
-        return End::Died { since: None, reason, wedged: false };
-    }
+    let instance = running.instance.clone();
     let since = monotonic();
     hosted.greeted(&running.instance).await;
     slot.serve(&running.instance);
@@ -402,7 +398,7 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
             let report = running.stop(&reason).await;
             End::Died { since: Some(since), reason: report.to_string(), wedged: false }
         }
-        wedged = watchdog::watch(&instance, hosted, None) => {
+        wedged = judged(&instance, hosted) => {
             let reason = wedged.to_string();
             slot.set(State::Waiting { until: monotonic(), reason: reason.clone(), wedged: true });
             let report = running.stop_wedged(&reason).await;
@@ -415,6 +411,48 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> End {
             End::Ordered(order)
         }
     }
+}
+
+/// Why the process must be replaced, as soon as it must. One that another daemon has now is not ours to judge.
+async fn judged(instance: &Arc<Instance>, hosted: &Hosted) -> Wedged {
+    let inherited = instance.taken_over.map(|since| since + instance.context.limits.inherited_calls);
+    let wedged = watchdog::watch(instance, hosted, inherited).await;
+    if hosted.is_frozen() {
+        std::future::pending::<()>().await;
+    }
+    wedged
+}
+
+/// A process that got through its handshake.
+async fn begin(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> Result<Running, End> {
+    slot.set(State::Starting);
+    let started = Running::start(hosted, slot.key.era, &slot.context).await;
+    let mut running = started.map_err(|reason| End::Died { since: None, reason, wedged: false })?;
+    let limit = slot.context.limits.start_timeout;
+    let instance = running.instance.clone();
+    let greeting = tokio::time::timeout(limit, handshake::greet(&instance, &slot.introduction));
+    let greeted = tokio::select! {
+        greeted = greeting => match greeted {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(running.explain(&error, hosted).await),
+            Err(_elapsed) => Err(format!("it did not answer the handshake within {} s", limit.as_secs())),
+        },
+        end = running.ended() => Err(end),
+        order = slot.orders.next() => {
+            running.stop_as_asked().await;
+            return Err(End::Ordered(order));
+        }
+    };
+    if let Err(reason) = greeted {
+        let report = running.stop(&reason).await;
+        return Err(End::Died {
+            since: None,
+            reason: format!("could not be started: {}", first_words(&reason, &report)),
+            wedged: false,
+        });
+    }
+    running.write_down(hosted.spec().generation, &slot.key, &slot.introduction);
+    Ok(running)
 }
 
 /// The reason with the last words of the process, said once.

@@ -6,6 +6,7 @@ use crate::process::{Child, MARK};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::HashSet;
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One process, named so that a recycled number is not mistaken for it.
@@ -88,17 +89,21 @@ pub(crate) async fn sweep(pid: u32, mark: String, grace: Duration) {
     tracing::error!(pid, mark, "a process tree could not be ended");
 }
 
-/// Ends every process that carries a mark of `identity`: what an earlier daemon left when it was killed. Returns how many.
-pub(crate) async fn end_leftovers(identity: &str) -> usize {
+/// Ends every process that carries a mark of `identity`, but for the trees whose marks are `kept`: what was left when an
+/// earlier daemon and its keeper were killed. Returns how many.
+pub(crate) async fn end_leftovers(identity: &str, kept: &HashSet<String>) -> usize {
     let prefix = format!("{MARK}={identity}/");
+    let kept: Arc<HashSet<Vec<u8>>> = Arc::new(kept.iter().map(|mark| format!("{MARK}={mark}").into_bytes()).collect());
     let mut found = 0;
     for _ in 0..50 {
-        let prefix = prefix.clone();
+        let (prefix, kept) = (prefix.clone(), kept.clone());
         let ended = blocking(move || {
             let own = i32::try_from(std::process::id()).unwrap_or(0);
             let left: Vec<Member> = all()
                 .filter(|s| {
-                    !s.zombie && s.pid != own && environment_has(s.pid, |entry| entry.starts_with(prefix.as_bytes()))
+                    !s.zombie
+                        && s.pid != own
+                        && environment_has(s.pid, |entry| entry.starts_with(prefix.as_bytes()) && !kept.contains(entry))
                 })
                 .map(|s| Member { pid: s.pid, started: s.started })
                 .collect();
@@ -112,6 +117,14 @@ pub(crate) async fn end_leftovers(identity: &str) -> usize {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     found
+}
+
+/// What the tree of the program `pid` is marked with.
+pub(crate) fn mark_of(pid: u32) -> Option<String> {
+    let raw = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let own = format!("{MARK}=");
+    let entry = raw.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(own.as_bytes()))?;
+    String::from_utf8(entry.to_vec()).ok()
 }
 
 /// Resident memory of a tree, bytes. Reads `/proc`; call it where blocking for a millisecond is fine.

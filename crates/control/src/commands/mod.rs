@@ -5,3 +5,4 @@ pub(crate) mod logs;
 pub(crate) mod look;
 pub(crate) mod server;
 pub(crate) mod token;
+pub(crate) mod upgrade;

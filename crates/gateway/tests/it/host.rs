@@ -5,11 +5,11 @@ use model::report::ServerReport;
 use model::{Mode, Principal, ServerName, ServerSpec};
 use oauth::Authority;
 use serde_json::{Value, json};
-use staithe_gateway::{Auth, CallSpan, Meters, Settings};
+use staithe_gateway::{Auth, CallSpan, Leaving, Meters, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Location, Store};
-use supervisor::Supervisor;
+use supervisor::{Keeper, Place, Supervisor};
 use tempfile::TempDir;
 use testkit::{Client, Session};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,8 @@ pub(crate) struct Host {
     pub(crate) authority: Authority,
     pub(crate) store: Store,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) keeper: Keeper,
+    keeper_thread: keeper::InThread,
     dir: TempDir,
     setup: Setup,
     identity: String,
@@ -91,15 +93,31 @@ impl Host {
             limits: setup.supervisor.clone(),
         };
         let authority = Authority::open(store.clone()).await.unwrap();
-        let supervisor = Supervisor::start(store.clone(), settings).await.unwrap();
+        let keeper_thread = keeper::in_thread(dir.path()).unwrap();
+        let keeper = Keeper::attach(Place::Socket(keeper_thread.socket().to_path_buf())).await.unwrap();
+        let supervisor = Supervisor::start(store.clone(), settings, keeper.clone(), None).await.unwrap();
         let shutdown = CancellationToken::new();
         let limits = setup.face.clone();
-        let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits };
+        let leaving = Leaving::default();
+        let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits, leaving };
         let meters = Arc::new(Meters::new(setup.per_tool, setup.spans.clone()));
         let (own, to, until) = (supervisor.clone(), authority.clone(), shutdown.clone());
         let served = staithe_gateway::serve(listener, own, to, face, meters.clone(), until);
         let serving = stdx::task::spawn("serve", served);
-        Self { url, supervisor, authority, store, meters, dir, setup, identity, shutdown, serving }
+        Self {
+            url,
+            supervisor,
+            authority,
+            store,
+            meters,
+            keeper,
+            keeper_thread,
+            dir,
+            setup,
+            identity,
+            shutdown,
+            serving,
+        }
     }
 
     /// Stops in order, and starts again on the same state.
@@ -189,6 +207,8 @@ impl Host {
         // Nor may one be started late.
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(self.processes(), Vec::<i32>::new(), "a process was started after the stop");
+        self.keeper.detach().await;
+        self.keeper_thread.stop();
         (self.dir, self.identity)
     }
 }

@@ -1,0 +1,186 @@
+//! `staithe upgrade`: another process takes the daemon's place while calls run. The old daemon starts it with its own
+//! arguments and lets it come so far that only the processes are missing; then it gives them away, and lives on for as long
+//! as its last call. Where the new daemon does not come, the old one goes on.
+
+use crate::assemble::Host;
+use crate::fault;
+use crate::state::{StateDir, StateLock};
+use control::Upgrade;
+use model::Problem;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use supervisor::{GivenAway, Succession};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::process::{Child, Command};
+
+/// Tells a process that it is to take over.
+const VARIABLE: &str = "STAITHE_TAKES_OVER";
+/// What it says first: another number for each way of speaking that is not understood by the one before.
+const GREETING: &[u8; 16] = b"staithe-handover";
+/// How long the new process may take to read its configuration and open its database.
+const COMES: Duration = Duration::from_secs(60);
+/// How long it may take from there until it serves.
+const SERVES: Duration = Duration::from_secs(30);
+
+/// A daemon that another one has replaced.
+pub(crate) struct Replaced {
+    given: GivenAway,
+    stream: UnixStream,
+}
+
+/// Puts another process in the place of this one. On an error nothing has changed.
+pub(crate) async fn upgrade(
+    host: &mut Host,
+    state: &StateDir,
+    wanted: &Upgrade,
+) -> Result<(Replaced, String), Problem> {
+    let program = program(wanted.program.as_deref())?;
+    let path = state.handover();
+    let failed = |error: io::Error| fault::because("meet the new process", &error, "look at the daemon's log");
+    let listener = meeting_place(&path).map_err(failed)?;
+    let mut child = start(&program)?;
+    let pid = child.id().unwrap_or_default();
+    let outcome = async {
+        let mut stream = met(&listener, &mut child).await?;
+        let given = give(host, state, &mut stream).await?;
+        Ok(Replaced { given, stream })
+    };
+    let outcome = outcome.await;
+    drop(std::fs::remove_file(&path));
+    match outcome {
+        Ok(replaced) => Ok((replaced, format!("process {pid} ({}) has taken over", program.display()))),
+        Err(problem) => {
+            drop(child.kill().await);
+            Err(problem)
+        }
+    }
+}
+
+impl Replaced {
+    /// Finishes what was begun here.
+    pub(crate) async fn finish(self, host: Host) {
+        let relay = stdx::task::spawn("relay", self.given.relay(self.stream));
+        host.finish().await;
+        relay.abort();
+    }
+}
+
+fn program(named: Option<&str>) -> Result<PathBuf, Problem> {
+    let named = match named {
+        Some(named) => PathBuf::from(named),
+        None => started_from()
+            .map_err(|error| fault::because("find this program", &error, "name one: `staithe upgrade PROGRAM`"))?,
+    };
+    if !named.is_absolute() || !named.is_file() {
+        let message = format!("{} is not a program that the daemon could start", named.display());
+        return Err(fault::usage(message, "give the full path of a file"));
+    }
+    Ok(named)
+}
+
+/// The path of the running program. Once another file was put there, the system says that ours is deleted.
+fn started_from() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
+}
+
+fn meeting_place(path: &Path) -> io::Result<UnixListener> {
+    drop(std::fs::remove_file(path));
+    UnixListener::bind(path)
+}
+
+fn start(program: &Path) -> Result<Child, Problem> {
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(Stdio::null());
+    let started = command.spawn();
+    started.map_err(|error| fault::because(&format!("start {}", program.display()), &error, "nothing has changed"))
+}
+
+/// The new process, once only the processes of the servers are missing to it.
+async fn met(listener: &UnixListener, child: &mut Child) -> Result<UnixStream, Problem> {
+    let why = "nothing has changed; the reason is in the daemon's log";
+    let meeting = async {
+        let (mut stream, _) = listener.accept().await?;
+        let mut greeting = [0; GREETING.len()];
+        stream.read_exact(&mut greeting).await?;
+        Ok::<_, io::Error>((stream, greeting))
+    };
+    tokio::select! {
+        met = tokio::time::timeout(COMES, meeting) => match met {
+            Ok(Ok((stream, greeting))) if greeting == *GREETING => Ok(stream),
+            Ok(Ok(_)) => Err(fault::failed(
+                "the new program takes over in another way than this one gives",
+                "nothing has changed; stop this daemon and start the other program",
+            )),
+            Ok(Err(error)) => Err(fault::because("hear of the new process", &error, why)),
+            Err(_elapsed) => Err(fault::failed(format!("the new process was not ready within {} s", COMES.as_secs()), why)),
+        },
+        ended = child.wait() => {
+            let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+            Err(fault::failed(format!("the new process ended ({how})"), why))
+        }
+    }
+}
+
+/// Gives everything away; takes it back where nobody takes it.
+async fn give(host: &mut Host, state: &StateDir, stream: &mut UnixStream) -> Result<GivenAway, Problem> {
+    host.leaving.hold();
+    let mut given = host.supervisor.give_away().await;
+    host.unlock();
+    let taking = async {
+        given.tell(stream).await?;
+        given.taken(stream).await
+    };
+    let error = match tokio::time::timeout(SERVES, taking).await {
+        Ok(Ok(())) => {
+            host.leave();
+            return Ok(given);
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_elapsed) => format!("it did not serve within {} s", SERVES.as_secs()),
+    };
+    take_back(host, state, given).await?;
+    Err(fault::failed(
+        format!("the new process did not take over: {error}"),
+        "nothing has changed; the reason is in the daemon's log",
+    ))
+}
+
+async fn take_back(host: &mut Host, state: &StateDir, given: GivenAway) -> Result<(), Problem> {
+    let back = given.take_back().await;
+    host.leaving.stay();
+    back.map_err(|error| fault::because("take the processes back", &error, "restart the daemon"))?;
+    host.lock_again(lock(state).await?);
+    Ok(())
+}
+
+/// Whether this process was started to take over.
+pub(crate) fn is_wanted() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// Takes over from the daemon that started this process: what it held, and its lock.
+pub(crate) async fn succeed(state: &StateDir) -> Result<(Succession, StateLock), Problem> {
+    let hint = "it goes on; ask for the upgrade again";
+    let failed = |error: io::Error| fault::because("meet the old daemon", &error, hint);
+    let mut stream = UnixStream::connect(state.handover()).await.map_err(failed)?;
+    stream.write_all(GREETING).await.map_err(failed)?;
+    let succession = Succession::receive(stream).await;
+    let succession = succession.map_err(|error| fault::because("take over from the old daemon", &error, hint))?;
+    Ok((succession, lock(state).await?))
+}
+
+/// The lock, which the other daemon is about to give up.
+async fn lock(state: &StateDir) -> Result<StateLock, Problem> {
+    for _ in 0..500 {
+        if let Ok(lock) = state.try_lock()? {
+            return Ok(lock);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    state.lock()
+}

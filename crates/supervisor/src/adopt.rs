@@ -1,0 +1,146 @@
+//! What an earlier daemon left with the keeper: processes that still are what the store wants are taken over as they are,
+//! with whatever they have in memory; all others are ended.
+
+use crate::handover::Rest;
+use crate::hosted::{Checked, Hosted};
+use crate::keeping::{Keeper, KeeperError, Kept};
+use crate::key::Key;
+use crate::notebook::{Notebook, Story};
+use crate::orphans::Orphans;
+use crate::process::{self, Child, Pipes};
+use crate::running::{Left, Running};
+use crate::session::Session;
+use crate::slot::{Context, Slot};
+use crate::tree;
+use model::{Mode, ServerName};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the keeper held when this daemon came.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    by_server: HashMap<ServerName, Vec<Heir>>,
+    rest: Vec<Child>,
+    /// The largest number of an instance.
+    pub(crate) last_id: u64,
+}
+
+/// A living process that got through its handshake.
+#[derive(Debug)]
+pub(crate) struct Heir {
+    child: Child,
+    pipes: Pipes,
+    story: Story,
+    rest: Option<Rest>,
+}
+
+impl Inheritance {
+    /// Asks the keeper.
+    pub(crate) async fn find(
+        keeper: &Keeper,
+        identity: &str,
+        mut rests: HashMap<u64, Rest>,
+    ) -> Result<Self, KeeperError> {
+        let mut found = Self::default();
+        for kept in keeper.held().await? {
+            found.last_id = found.last_id.max(kept.held.id);
+            let rest = rests.remove(&kept.held.id);
+            found.add(kept, rest, identity, keeper);
+        }
+        Ok(found)
+    }
+
+    fn add(&mut self, kept: Kept, rest: Option<Rest>, identity: &str, keeper: &Keeper) {
+        let ended = kept.held.exit.is_some();
+        // A process without a mark of ours cannot be one of ours; its tree is found by descent and group alone.
+        let mark = tree::mark_of(kept.held.pid).filter(|mark| mark.starts_with(identity)).unwrap_or_default();
+        let story = kept.held.ends.notebook.try_clone().ok().and_then(|file| Notebook::new(file).read());
+        let (mut child, ends) = Child::of(kept, mark, keeper);
+        let server = story.as_ref().and_then(|story| story.server.parse::<ServerName>().ok());
+        match (story, server, Pipes::new(ends)) {
+            (Some(story), Some(server), Ok(pipes)) if !ended => {
+                child.mark = process::mark(identity, &server, child.id);
+                self.by_server.entry(server).or_default().push(Heir { child, pipes, story, rest });
+            }
+            _ => self.rest.push(child),
+        }
+    }
+
+    /// What marks the trees of all that may be taken over.
+    pub(crate) fn marks(&self) -> HashSet<String> {
+        self.by_server.values().flatten().map(|heir| heir.child.mark.clone()).collect()
+    }
+
+    /// All that may be taken over.
+    pub(crate) fn ids(&self) -> HashSet<u64> {
+        self.by_server.values().flatten().map(|heir| heir.child.id).collect()
+    }
+
+    /// The processes of one server.
+    pub(crate) fn take(&mut self, server: &ServerName) -> Vec<Heir> {
+        self.by_server.remove(server).unwrap_or_default()
+    }
+
+    /// Ends what nobody took: with the same grace that every instance has.
+    pub(crate) fn end_rest(&mut self, grace: Duration, orphans: &Orphans) {
+        let heirs = self.by_server.drain().flat_map(|(_, heirs)| heirs).map(|heir| heir.child);
+        for child in heirs.chain(self.rest.drain(..)).collect::<Vec<_>>() {
+            orphans.instance_is_gone(child.id);
+            stdx::task::spawn("end what is left", end(child, grace));
+        }
+    }
+}
+
+async fn end(mut child: Child, grace: Duration) {
+    child.close_stdin().await;
+    let status = tree::stop(&mut child, grace).await;
+    child.forget().await;
+    tracing::info!(pid = child.pid, status, "ended a process of an earlier daemon that no server wants");
+}
+
+impl Hosted {
+    /// Takes over the processes that this generation would have started just so; ends the others. Which ones it took.
+    pub(crate) fn adopt(self: &Arc<Self>, heirs: Vec<Heir>, sessions: &[Arc<Session>]) -> HashSet<u64> {
+        let mut taken = HashSet::new();
+        for heir in heirs {
+            let id = heir.child.id;
+            match self.take_over(heir, sessions) {
+                Ok(()) => drop(taken.insert(id)),
+                Err(child) => {
+                    let grace = self.settings().limits.stop_grace;
+                    self.shared.orphans.instance_is_gone(id);
+                    stdx::task::spawn("end what is left", end(*child, grace));
+                }
+            }
+        }
+        if !taken.is_empty() {
+            self.found(Checked::Works);
+        }
+        taken
+    }
+
+    fn take_over(self: &Arc<Self>, heir: Heir, sessions: &[Arc<Session>]) -> Result<(), Box<Child>> {
+        let Heir { child, pipes, story, rest } = heir;
+        let wanted =
+            self.spec().enabled && self.spec().generation == story.generation && self.spec().program().is_some();
+        let Some(known) = story.known().filter(|_| wanted) else { return Err(Box::new(child)) };
+        let mut slots = self.slots();
+        if slots.contains_key(&known.key) {
+            return Err(Box::new(child));
+        }
+        let context = Arc::new(Context::new(self, self.spec().mode == Mode::Shared).of(&known.key));
+        let left = Left { started_at_ms: story.started_at_ms, rest };
+        let running = Running::adopt(child, pipes, &known, left, &context);
+        if let Some(predecessor) = self.predecessor() {
+            predecessor.knows(&running.instance);
+        }
+        self.count_slot();
+        let slot = Slot::start(known.key.clone(), known.introduction, context, self.clone(), Some(running));
+        for session in sessions.iter().filter(|s| Key::of(s.caller(), self.spec().mode, known.key.era) == known.key) {
+            slot.attach(session);
+        }
+        slots.insert(known.key, slot);
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! A planned change of the daemon. The old one stops reading and writing the pipes in the middle of whatever is going on,
+//! says what it held of them, and lets go of the keeper; the new one takes the processes over and reads on at the very byte.
+//! What the new one reads about calls of the old one it passes on, so that they end as if nothing had happened.
+
+mod frame;
+mod predecessor;
+
+use crate::instance::Instance;
+use crate::keeping::Fate;
+use crate::outlet::Outlet;
+use crate::reconcile::Supervisor;
+use crate::route;
+use crate::slot::State;
+use bytes::Bytes;
+use frame::{Frame, Reader};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use wire::message::{Message, Shape};
+use wire::scan::{Limits, Place, Side};
+
+pub(crate) use predecessor::Predecessor;
+
+/// How long processes that are being started have to get through their handshake before the pipes are given away.
+const SETTLING: Duration = Duration::from_secs(20);
+/// Lines of calls that wait to be passed on.
+const WAITING: usize = 4096;
+/// Between two looks at what is not waited for by an event.
+const STEP: Duration = Duration::from_millis(5);
+
+/// The other daemon did not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// The connection to it broke.
+    #[error("the other daemon went away")]
+    Gone(#[from] io::Error),
+    /// It said something that has no place there.
+    #[error("the other daemon said something unexpected: {0}")]
+    Unexpected(String),
+}
+
+/// What a daemon held of the pipes of an instance when it gave them away.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rest {
+    /// Read, and not yet a whole line.
+    pub(crate) unread: Vec<u8>,
+    /// Accepted for the server, and not yet written. It may begin in the middle of a line.
+    pub(crate) unwritten: Vec<u8>,
+}
+
+/// Where the lines of an instance go once its pipes are another daemon's.
+#[derive(Clone, Debug)]
+pub(crate) struct Elsewhere {
+    pub(crate) instance: u64,
+    pub(crate) lines: mpsc::Sender<(u64, Vec<u8>)>,
+}
+
+/// The pipes of a daemon that has stopped to read and write them.
+#[derive(Debug)]
+pub struct GivenAway {
+    supervisor: Supervisor,
+    instances: HashMap<u64, (Arc<Instance>, Option<Rest>)>,
+    lines: mpsc::Receiver<(u64, Vec<u8>)>,
+}
+
+impl Supervisor {
+    /// Stops reading and writing. From here on nothing is started or stopped, and no exit is heard of.
+    pub async fn give_away(&self) -> GivenAway {
+        self.shared().freeze(true);
+        self.settled().await;
+        let (sender, lines) = mpsc::channel(WAITING);
+        let mut instances = HashMap::new();
+        for instance in self.processes() {
+            let Outlet::Pipe(writer) = instance.outlet() else { continue };
+            // Without its reader a process is about to be replaced.
+            let Some(unread) = instance.pause.stop().await else { continue };
+            let unwritten = writer.divert(Elsewhere { instance: instance.id, lines: sender.clone() }).await;
+            instances.insert(instance.id, (instance.clone(), Some(Rest { unread, unwritten })));
+        }
+        self.shared().keeper.detach().await;
+        GivenAway { supervisor: self.clone(), instances, lines }
+    }
+
+    /// A client's answer or cancellation that belongs to no call of this daemon.
+    pub fn tell_predecessor(&self, session: &str, message: &Message) {
+        if let Some(predecessor) = &self.shared().predecessor {
+            predecessor.send(Frame::Message { session: session.to_owned(), body: message.bytes().to_vec() });
+        }
+    }
+
+    /// The old daemon hears that this one serves.
+    pub fn serves(&self) {
+        if let Some(predecessor) = &self.shared().predecessor {
+            predecessor.send(Frame::Serving);
+        }
+    }
+
+    async fn settled(&self) {
+        let mut waited = Duration::ZERO;
+        while waited < SETTLING && self.slots().iter().any(|slot| matches!(slot.state(), State::Starting)) {
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+        }
+    }
+}
+
+impl GivenAway {
+    /// Says what was held.
+    pub async fn tell(&mut self, stream: &mut UnixStream) -> Result<(), HandoverError> {
+        for (id, (instance, rest)) in &mut self.instances {
+            let Rest { unread, unwritten } = rest.take().unwrap_or_default();
+            let in_flight = u32::try_from(instance.in_flight()).unwrap_or(u32::MAX);
+            let frame = Frame::Rest { instance: *id, in_flight, unread: unread.clone(), unwritten: unwritten.clone() };
+            *rest = Some(Rest { unread, unwritten });
+            stream.write_all(&frame.encode()).await?;
+        }
+        stream.write_all(&Frame::Yielded { epoch: self.supervisor.shared().epoch }.encode()).await?;
+        Ok(())
+    }
+
+    /// Waits until the new daemon serves.
+    pub async fn taken(&self, stream: &mut UnixStream) -> Result<(), HandoverError> {
+        match frame::read_from(stream).await? {
+            Frame::Serving => Ok(()),
+            other => Err(HandoverError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// The new daemon did not come: goes on as if nothing had happened.
+    pub async fn take_back(self) -> Result<(), crate::keeping::KeeperError> {
+        self.supervisor.shared().keeper.attach_again().await?;
+        for (instance, rest) in self.instances.into_values() {
+            if let Outlet::Pipe(writer) = instance.outlet() {
+                writer.take_back(rest.map(|rest| rest.unwritten).unwrap_or_default());
+            }
+            instance.pause.resume();
+        }
+        self.supervisor.shared().freeze(false);
+        Ok(())
+    }
+
+    /// Lives on what the new daemon passes on, for as long as that one does.
+    pub async fn relay(mut self, stream: UnixStream) {
+        let (reads, mut writes) = stream.into_split();
+        let mut heard = Reader::new(reads);
+        loop {
+            tokio::select! {
+                line = self.lines.recv() => {
+                    let Some((instance, line)) = line else { return };
+                    if writes.write_all(&Frame::Line { instance, line }.encode()).await.is_err() {
+                        break;
+                    }
+                }
+                frame = heard.next() => match frame {
+                    Ok(frame) => self.hear(frame),
+                    Err(_) => break,
+                },
+            }
+        }
+        for id in self.instances.keys() {
+            self.supervisor
+                .shared()
+                .keeper
+                .settle(*id, Fate::Over("the daemon that had taken it over ended".to_owned()));
+        }
+    }
+
+    fn hear(&self, frame: Frame) {
+        match frame {
+            Frame::Line { instance, line } => {
+                if let Some((instance, _)) = self.instances.get(&instance) {
+                    route::line(instance, &Bytes::from(line));
+                }
+            }
+            Frame::Gone { instance, status } => self.supervisor.shared().keeper.settle(instance, Fate::Over(status)),
+            Frame::Message { session, body } => self.client_said(&session, body),
+            Frame::Rest { .. } | Frame::Yielded { .. } | Frame::Serving => {}
+        }
+    }
+
+    fn client_said(&self, session: &str, body: Vec<u8>) {
+        let limits = Limits { bytes: body.len(), depth: 128 };
+        let Ok(message) = Message::parse(Bytes::from(body), Side::Client, &limits) else { return };
+        let Some(session) = self.supervisor.session_by_id(session) else { return };
+        match message.shape() {
+            Shape::Success | Shape::Failure => drop(session.answer(&message)),
+            Shape::Notification => {
+                let Some(id) = message.member(Place::Params, "requestId") else { return };
+                let reason = message.text(Place::Params, "reason").unwrap_or_default();
+                for (instance, _) in self.instances.values() {
+                    instance.cancel(&session, message.raw(id.value), &reason);
+                }
+            }
+            Shape::Request => {}
+        }
+    }
+}
+
+/// What the old daemon said, and the connection to it.
+#[derive(Debug)]
+pub struct Succession {
+    pub(crate) rests: HashMap<u64, Rest>,
+    pub(crate) predecessor: Arc<Predecessor>,
+}
+
+impl Succession {
+    /// Hears what the old daemon held. From then on it waits for us.
+    pub async fn receive(mut stream: UnixStream) -> Result<Self, HandoverError> {
+        let (mut rests, mut busy) = (HashMap::new(), HashMap::new());
+        loop {
+            match frame::read_from(&mut stream).await? {
+                Frame::Rest { instance, in_flight, unread, unwritten } => {
+                    rests.insert(instance, Rest { unread, unwritten });
+                    busy.insert(instance, in_flight);
+                }
+                Frame::Yielded { epoch } => {
+                    let (reads, writes): (OwnedReadHalf, OwnedWriteHalf) = stream.into_split();
+                    return Ok(Self { rests, predecessor: Predecessor::new(epoch, busy, reads, writes) });
+                }
+                other => return Err(HandoverError::Unexpected(format!("{other:?}"))),
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The old daemon, as the new one sees it: what concerns its calls goes there.
+
+use super::WAITING;
+use super::frame::{Frame, Reader};
+use crate::instance::Instance;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use wire::message::{Message, Shape};
+use wire::scan::Place;
+
+/// The daemon whose processes were taken over, for as long as it finishes its calls.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    epoch: u64,
+    frames: mpsc::Sender<Frame>,
+    /// Calls that it had at each process when it let go.
+    busy: HashMap<u64, u32>,
+    gone: CancellationToken,
+    instances: Mutex<HashMap<u64, Weak<Instance>>>,
+}
+
+impl Predecessor {
+    pub(super) fn new(epoch: u64, busy: HashMap<u64, u32>, reads: OwnedReadHalf, writes: OwnedWriteHalf) -> Arc<Self> {
+        let (frames, queue) = mpsc::channel(WAITING);
+        let predecessor =
+            Arc::new(Self { epoch, frames, busy, gone: CancellationToken::new(), instances: Mutex::default() });
+        stdx::task::spawn("to the old daemon", tell(predecessor.clone(), queue, writes));
+        stdx::task::spawn("from the old daemon", predecessor.clone().hear(reads));
+        predecessor
+    }
+
+    /// A process that was taken over from it.
+    pub(crate) fn knows(&self, instance: &Arc<Instance>) {
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        instances.insert(instance.id, Arc::downgrade(instance));
+    }
+
+    /// Whether a message of a process was the old daemon's alone, and is on its way there.
+    pub(crate) fn takes(&self, instance: &Instance, message: &Message) -> bool {
+        if self.gone.is_cancelled() {
+            return false;
+        }
+        let number = |place, name| message.member(place, name).and_then(|m| crate::route::number(message.raw(m.value)));
+        let (takes, alone) = match message.shape() {
+            Shape::Success | Shape::Failure => {
+                let own = message.id().and_then(|raw| crate::route::number(&raw)).is_some_and(|id| self.is_own(id));
+                (own, true)
+            }
+            Shape::Notification => match message.method() {
+                "notifications/progress" => {
+                    (number(Place::Params, "progressToken").is_some_and(|id| self.is_own(id)), true)
+                }
+                "notifications/cancelled" => (self.busy(instance), false),
+                "notifications/message" => {
+                    let takes = self.busy(instance) && instance.in_flight() == 0;
+                    (takes, takes)
+                }
+                _ => (false, false),
+            },
+            // Whose call it is about cannot be told between two daemons; where only one has any, it is that one's.
+            Shape::Request => {
+                let takes = message.method() != "ping" && self.busy(instance) && instance.in_flight() == 0;
+                (takes, takes)
+            }
+        };
+        if takes {
+            let mut line = message.bytes().to_vec();
+            line.push(b'\n');
+            self.send(Frame::Line { instance: instance.id, line });
+        }
+        takes && alone
+    }
+
+    /// Done when it has finished its calls, or is gone.
+    pub(crate) async fn ended(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// A process ended.
+    pub(crate) fn lost(&self, instance: u64, status: &str) {
+        if self.busy.contains_key(&instance) {
+            self.send(Frame::Gone { instance, status: status.to_owned() });
+        }
+    }
+
+    /// An old daemon that does not read loses its own calls, and nobody else waits for it.
+    pub(super) fn send(&self, frame: Frame) {
+        if self.frames.try_send(frame).is_err() && !self.gone.is_cancelled() {
+            tracing::warn!("the old daemon does not keep up: a word about one of its calls was lost");
+        }
+    }
+
+    fn is_own(&self, id: u64) -> bool {
+        id >> 32 == self.epoch
+    }
+
+    fn busy(&self, instance: &Instance) -> bool {
+        self.busy.get(&instance.id).is_some_and(|calls| *calls > 0)
+    }
+
+    /// Lines for servers, until the old daemon ends.
+    async fn hear(self: Arc<Self>, reads: OwnedReadHalf) {
+        let mut reader = Reader::new(reads);
+        while let Ok(frame) = reader.next().await {
+            if let Frame::Line { instance, line } = frame {
+                let found = self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
+                if let Some(instance) = found.and_then(|weak| weak.upgrade()) {
+                    let _ = instance.send(line);
+                }
+            }
+        }
+        self.gone.cancel();
+        tracing::info!("the old daemon has finished its calls");
+    }
+}
+
+async fn tell(predecessor: Arc<Predecessor>, mut queue: mpsc::Receiver<Frame>, mut writes: OwnedWriteHalf) {
+    while let Some(frame) = queue.recv().await {
+        if writes.write_all(&frame.encode()).await.is_err() {
+            break;
+        }
+    }
+    predecessor.gone.cancel();
+}
