@@ -10,22 +10,21 @@ use crate::key::{Caller, Key};
 use crate::level::Level;
 use crate::log::ServerLog;
 use crate::meter::ServerMeter;
-use crate::orphans::Orphans;
 use crate::pool::{Place, Pool};
 use crate::probe;
 use crate::remote::{Memory, Pool as Connections};
 use crate::session::Session;
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::slot::{Context, Counters, Order, Slot};
 use crate::watchdog::Reflexes;
 use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,40 +33,6 @@ use wire::era::{Era, Revision};
 
 /// A verdict is doubted after this long: a stale "legacy" never shows itself.
 const VERDICT_DAYS_MS: i64 = 7 * 24 * 3600 * 1000;
-
-/// What all servers of a host share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) settings: Settings,
-    pub(crate) store: Store,
-    pub(crate) keeper: Keeper,
-    pub(crate) request_ids: Arc<AtomicU64>,
-    /// Calls of an earlier daemon.
-    pub(crate) orphans: Arc<Orphans>,
-    /// What the upper half of its request ids says.
-    pub(crate) epoch: u64,
-    pub(crate) predecessor: Option<Arc<Predecessor>>,
-    /// The processes are another daemon's.
-    pub(crate) frozen: AtomicBool,
-    /// The host stops.
-    pub(crate) stopping: CancellationToken,
-    /// Connections to remote servers.
-    pub(crate) connections: Connections,
-    pub(crate) instance_ids: AtomicU64,
-    /// Slots that exist, over all servers.
-    pub(crate) slots: AtomicU32,
-}
-
-impl Shared {
-    /// Nothing is started, replaced or stopped by this daemon, or it is again.
-    pub(crate) fn freeze(&self, frozen: bool) {
-        self.frozen.store(frozen, Ordering::Release);
-    }
-
-    pub(crate) fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire)
-    }
-}
 
 /// A server as it is hosted now.
 #[derive(Debug)]

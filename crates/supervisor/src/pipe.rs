@@ -346,7 +346,9 @@ mod tests {
         assert!(half.len() < 1 << 20 && notebook.torn());
         // What the keeper holds is the same pipe.
         let (sender, mut receiver) = pipe::pipe().unwrap();
-        let next = Writer::new(sender, 64 << 20, notebook.clone(), None);
+        let next = Arc::new(Writer::new(sender, 64 << 20, notebook.clone(), None));
+        let drainer = next.clone();
+        stdx::task::spawn("drain", async move { drainer.drain().await });
         next.send(b"{}\n".to_vec(), false).unwrap();
         let mut got = vec![0; 4];
         receiver.read_exact(&mut got).await.unwrap();

@@ -4,7 +4,7 @@
 use crate::absent::Absent;
 use crate::adopt::Inheritance;
 use crate::handover::{Predecessor, Succession};
-use crate::hosted::{Hosted, Shared};
+use crate::hosted::Hosted;
 use crate::instance::Instance;
 use crate::keeping::{Keeper, KeeperError};
 use crate::log::ServerLog;
@@ -13,6 +13,7 @@ use crate::orphans::Orphans;
 use crate::report;
 use crate::session::{NoLookup, NoSession, Opening, Session, Sessions};
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::slot::{Counters, Slot};
 use crate::tree;
 use model::report::{InstanceReport, ServerReport, SessionReport};

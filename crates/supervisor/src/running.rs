@@ -4,13 +4,14 @@
 use crate::handover::Rest;
 use crate::handshake::{HandshakeError, Introduction};
 use crate::hosted::Hosted;
-use crate::instance::{self, Instance, ReadEnd};
+use crate::instance::Instance;
 use crate::key::Key;
 use crate::mailbox::ExitReport;
 use crate::notebook::{Known, Notebook, Story};
 use crate::outlet::Outlet;
 use crate::pipe::Writer;
 use crate::process::{self, Child, Pipes};
+use crate::reader::{self, ReadEnd};
 use crate::remote::Link;
 use crate::slot::Context;
 use crate::tree;
@@ -104,7 +105,7 @@ impl Running {
         let piped = Piped {
             child,
             notebook: pipes.notebook,
-            reader: stdx::task::spawn("stdout", instance::read(reads, pipes.stdout, unread)),
+            reader: stdx::task::spawn("stdout", reader::read(reads, pipes.stdout, unread)),
             drain: stdx::task::spawn("stdin", async move { drains.outlet().drain().await }),
             stderr: stdx::task::spawn("stderr", read_stderr(errs, pipes.stderr)),
             closed: None,

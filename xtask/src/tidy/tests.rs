@@ -148,7 +148,8 @@ fn the_keeper_stays_small() {
         let named = parts.into_iter().enumerate().map(|(at, part)| (format!("crates/keeper/src/part{at}.rs"), part));
         let files: Vec<_> = named.chain([("crates/keeper/src/client.rs".to_owned(), fill(500))]).collect();
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-        Fake::with(&files).violations()
+        let found = Fake::with(&files).violations();
+        found.into_iter().filter(|violation| !violation.starts_with("ARCHITECTURE.md")).collect::<Vec<_>>()
     };
     assert_eq!(sized(most), Vec::<String>::new());
     let found = sized(most + 1);

@@ -1,0 +1,45 @@
+//! What all servers of a host share.
+
+use crate::handover::Predecessor;
+use crate::keeping::Keeper;
+use crate::orphans::Orphans;
+use crate::remote::Pool as Connections;
+use crate::settings::Settings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// What all servers of a host share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) keeper: Keeper,
+    pub(crate) request_ids: Arc<AtomicU64>,
+    /// Calls of an earlier daemon.
+    pub(crate) orphans: Arc<Orphans>,
+    /// What the upper half of its request ids says.
+    pub(crate) epoch: u64,
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
+    /// The processes are another daemon's.
+    pub(crate) frozen: AtomicBool,
+    /// The host stops.
+    pub(crate) stopping: CancellationToken,
+    /// Connections to remote servers.
+    pub(crate) connections: Connections,
+    pub(crate) instance_ids: AtomicU64,
+    /// Slots that exist, over all servers.
+    pub(crate) slots: AtomicU32,
+}
+
+impl Shared {
+    /// Nothing is started, replaced or stopped by this daemon, or it is again.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Release);
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+}
