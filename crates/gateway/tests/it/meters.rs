@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use stdx::meter::Page;
 use testkit::Client;
+use tokio::sync::mpsc;
 
 const TOKEN_HOLDER: &str = "mallory-principal";
 
@@ -194,5 +195,68 @@ async fn a_client_that_asks_is_told_where_the_time_went() {
     let at = text.find(": server-timing ").unwrap();
     check(text[at..].lines().next().unwrap().strip_prefix(": server-timing ").unwrap(), 299.0);
     assert!(text[at..].contains("slept"), "it stands before the answer");
+    host.stop().await;
+}
+
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// Shows E14.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_recorded_in_its_clients_trace_and_the_server_gets_the_context_as_it_came() {
+    let (spans, mut recorded) = mpsc::channel(16);
+    let host =
+        Host::with(vec![server("script", "scripted", &[])], Setup { spans: Some(spans), ..Setup::default() }).await;
+    let client = host.client_of(TOKEN_HOLDER).await;
+    let header = PARENT.replace("4bf92f", "aaaaaa");
+    let call = |meta: Value| {
+        let params = json!({"name": "x", "arguments": {"secret": 1}, "script": {"report": true}, "_meta": meta});
+        (params, [("traceparent", header.clone())])
+    };
+    let odd_state = "vendor=1, other=2";
+    for (meta, trace) in [
+        (json!({"traceparent": PARENT, "tracestate": odd_state, "baggage": "k=v"}), Some(0x4b)),
+        (json!({}), Some(0xaa)),
+        // What cannot be read is as if it were not there.
+        (json!({"traceparent": "00-xyz"}), Some(0xaa)),
+        (json!({"traceparent": 5}), Some(0xaa)),
+    ] {
+        let (params, headers) = call(meta.clone());
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        let (_, answer) = client.modern_call_with("script", "tools/call", params, &headers).await.unwrap();
+        let said = answer["result"].to_string();
+        for (name, value) in meta.as_object().unwrap() {
+            let as_sent = format!("{}:{value}", Value::from(name.as_str()));
+            assert!(said.contains(&as_sent) || said.contains(&as_sent.replace('"', "\\\"")), "{as_sent} in {said}");
+        }
+        let span = recorded.recv().await.unwrap();
+        assert_eq!(span.context.as_ref().map(|context| context.trace[0]), trace, "{meta}");
+        assert_eq!(
+            (span.method.as_str(), span.tool.as_deref(), span.server.as_str()),
+            ("tools/call", Some("x"), "script")
+        );
+        assert!(span.call.is_some() && span.stages.len() == 5, "{span:?}");
+        let told = format!("{span:?}");
+        assert!(!told.contains(TOKEN_HOLDER) && !told.contains("secret"), "{told}");
+    }
+    // Its client does not record it.
+    let (params, _) = call(json!({"traceparent": PARENT.replace("-01", "-00")}));
+    client.modern_call("script", "tools/call", params).await.unwrap();
+    let (params, _) = call(json!({}));
+    client.modern_call("script", "tools/call", params).await.unwrap();
+    assert!(recorded.recv().await.unwrap().context.is_none(), "the last call, the root of its own trace");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_nobody_takes_cost_no_call() {
+    let (spans, recorded) = mpsc::channel(1);
+    let host = Host::with(vec![server("odd", "odd", &[])], Setup { spans: Some(spans), ..Setup::default() }).await;
+    let client = host.client();
+    for _ in 0..20 {
+        modern_tool(&client, "odd", "echo", json!({})).await;
+    }
+    eventually("all but one are counted as lost", || page(&host)["staithe_spans_lost_total"] >= 19.0).await;
+    drop(recorded);
+    modern_tool(&client, "odd", "echo", json!({})).await;
     host.stop().await;
 }
