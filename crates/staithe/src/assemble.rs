@@ -220,6 +220,8 @@ impl Host {
         if !self.traffic.task.is_finished() {
             drop((&mut self.traffic.task).await);
         }
+        // The daemon before this one may still need what passes through here.
+        self.supervisor.alone().await;
         if let Some(exporter) = self.exporter.take() {
             exporter.stop().await;
         }

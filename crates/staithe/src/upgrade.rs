@@ -45,7 +45,7 @@ pub(crate) async fn upgrade(
     let pid = child.id().unwrap_or_default();
     let outcome = async {
         let mut stream = met(&listener, &mut child).await?;
-        let given = give(host, state, &mut stream).await?;
+        let given = give(host, state, &mut stream, &mut child).await?;
         Ok(Replaced { given, stream })
     };
     let outcome = outcome.await;
@@ -127,7 +127,12 @@ async fn met(listener: &UnixListener, child: &mut Child) -> Result<UnixStream, P
 }
 
 /// Gives everything away; takes it back where nobody takes it.
-async fn give(host: &mut Host, state: &StateDir, stream: &mut UnixStream) -> Result<GivenAway, Problem> {
+async fn give(
+    host: &mut Host,
+    state: &StateDir,
+    stream: &mut UnixStream,
+    child: &mut Child,
+) -> Result<GivenAway, Problem> {
     host.leaving.hold();
     let mut given = host.supervisor.give_away().await;
     host.unlock();
@@ -143,6 +148,8 @@ async fn give(host: &mut Host, state: &StateDir, stream: &mut UnixStream) -> Res
         Ok(Err(error)) => error.to_string(),
         Err(_elapsed) => format!("it did not serve within {} s", SERVES.as_secs()),
     };
+    // It may hold the keeper, and must not hold it any longer.
+    drop(child.kill().await);
     take_back(host, state, given).await?;
     Err(fault::failed(
         format!("the new process did not take over: {error}"),

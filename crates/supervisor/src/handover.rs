@@ -6,7 +6,7 @@ mod frame;
 mod predecessor;
 
 use crate::instance::Instance;
-use crate::keeping::Fate;
+use crate::keeping::{Fate, KeeperError};
 use crate::outlet::Outlet;
 use crate::reconcile::Supervisor;
 use crate::route;
@@ -28,6 +28,8 @@ pub(crate) use predecessor::Predecessor;
 
 /// How long processes that are being started have to get through their handshake before the pipes are given away.
 const SETTLING: Duration = Duration::from_secs(20);
+/// How long the keeper may take to hear that a daemon is gone.
+const LETS_GO: Duration = Duration::from_secs(5);
 /// Lines of calls that wait to be passed on.
 const WAITING: usize = 4096;
 /// Between two looks at what is not waited for by an event.
@@ -100,6 +102,13 @@ impl Supervisor {
         }
     }
 
+    /// Done when every daemon before this one has finished its calls.
+    pub async fn alone(&self) {
+        if let Some(predecessor) = &self.shared().predecessor {
+            predecessor.ended().await;
+        }
+    }
+
     async fn settled(&self) {
         let mut waited = Duration::ZERO;
         while waited < SETTLING && self.slots().iter().any(|slot| matches!(slot.state(), State::Starting)) {
@@ -114,26 +123,40 @@ impl GivenAway {
     pub async fn tell(&mut self, stream: &mut UnixStream) -> Result<(), HandoverError> {
         for (id, (instance, rest)) in &mut self.instances {
             let Rest { unread, unwritten } = rest.take().unwrap_or_default();
-            let in_flight = u32::try_from(instance.in_flight()).unwrap_or(u32::MAX);
+            let earlier = self.supervisor.shared().predecessor.as_ref().map_or(0, |earlier| earlier.calls(instance));
+            let in_flight = u32::try_from(instance.in_flight()).unwrap_or(u32::MAX).saturating_add(earlier);
             let frame = Frame::Rest { instance: *id, in_flight, unread: unread.clone(), unwritten: unwritten.clone() };
             *rest = Some(Rest { unread, unwritten });
             stream.write_all(&frame.encode()).await?;
         }
-        stream.write_all(&Frame::Yielded { epoch: self.supervisor.shared().epoch }.encode()).await?;
+        stream.write_all(&Frame::Yielded.encode()).await?;
         Ok(())
     }
 
     /// Waits until the new daemon serves.
     pub async fn taken(&self, stream: &mut UnixStream) -> Result<(), HandoverError> {
-        match frame::read_from(stream).await? {
-            Frame::Serving => Ok(()),
-            other => Err(HandoverError::Unexpected(format!("{other:?}"))),
+        loop {
+            match frame::read_from(stream).await? {
+                Frame::Serving => return Ok(()),
+                // It may read for us before it has said so.
+                early @ (Frame::Line { .. } | Frame::Gone { .. } | Frame::Message { .. }) => self.hear(early),
+                other => return Err(HandoverError::Unexpected(format!("{other:?}"))),
+            }
         }
     }
 
     /// The new daemon did not come: goes on as if nothing had happened.
-    pub async fn take_back(self) -> Result<(), crate::keeping::KeeperError> {
-        self.supervisor.shared().keeper.attach_again().await?;
+    pub async fn take_back(self) -> Result<(), KeeperError> {
+        let keeper = &self.supervisor.shared().keeper;
+        let mut waited = Duration::ZERO;
+        // The keeper may not have heard yet that the other one is gone.
+        while let Err(error) = keeper.attach_again().await {
+            if waited >= LETS_GO {
+                return Err(error);
+            }
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+        }
         for (instance, rest) in self.instances.into_values() {
             if let Outlet::Pipe(writer) = instance.outlet() {
                 writer.take_back(rest.map(|rest| rest.unwritten).unwrap_or_default());
@@ -179,7 +202,7 @@ impl GivenAway {
             }
             Frame::Gone { instance, status } => self.supervisor.shared().keeper.settle(instance, Fate::Over(status)),
             Frame::Message { session, body } => self.client_said(&session, body),
-            Frame::Rest { .. } | Frame::Yielded { .. } | Frame::Serving => {}
+            Frame::Rest { .. } | Frame::Yielded | Frame::Serving => {}
         }
     }
 
@@ -218,9 +241,9 @@ impl Succession {
                     rests.insert(instance, Rest { unread, unwritten });
                     busy.insert(instance, in_flight);
                 }
-                Frame::Yielded { epoch } => {
+                Frame::Yielded => {
                     let (reads, writes): (OwnedReadHalf, OwnedWriteHalf) = stream.into_split();
-                    return Ok(Self { rests, predecessor: Predecessor::new(epoch, busy, reads, writes) });
+                    return Ok(Self { rests, predecessor: Predecessor::new(busy, reads, writes) });
                 }
                 other => return Err(HandoverError::Unexpected(format!("{other:?}"))),
             }

@@ -100,6 +100,9 @@ impl Supervisor {
             tracing::warn!(processes = left, "ended processes that an earlier daemon had left");
         }
         let epoch = next_epoch(&store).await?;
+        if let Some(predecessor) = &predecessor {
+            predecessor.followed_by(epoch);
+        }
         let request_ids = Arc::new(AtomicU64::new((epoch << 32) | 1));
         let stopping = CancellationToken::new();
         let sessions = Sessions::restore(store.clone(), settings.limits.clone(), epoch).await?;
@@ -115,7 +118,6 @@ impl Supervisor {
             keeper,
             request_ids,
             orphans: Arc::new(orphans),
-            epoch,
             predecessor,
             frozen: AtomicBool::new(false),
             stopping: stopping.clone(),

@@ -19,8 +19,6 @@ pub(crate) struct Shared {
     pub(crate) request_ids: Arc<AtomicU64>,
     /// Calls of an earlier daemon.
     pub(crate) orphans: Arc<Orphans>,
-    /// What the upper half of its request ids says.
-    pub(crate) epoch: u64,
     pub(crate) predecessor: Option<Arc<Predecessor>>,
     /// The processes are another daemon's.
     pub(crate) frozen: AtomicBool,

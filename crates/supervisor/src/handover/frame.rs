@@ -10,8 +10,8 @@ const MOST: usize = 1 << 30;
 pub(super) enum Frame {
     /// Old to new: what was held of an instance's pipes, and how many calls of the old daemon it has.
     Rest { instance: u64, in_flight: u32, unread: Vec<u8>, unwritten: Vec<u8> },
-    /// Old to new: that was all. Request ids of this epoch are the old daemon's.
-    Yielded { epoch: u64 },
+    /// Old to new: that was all.
+    Yielded,
     /// New to old: calls are taken.
     Serving,
     /// New to old: a line of the server that concerns a call of the old daemon. Old to new: a line for the server.
@@ -33,10 +33,7 @@ impl Frame {
                 put(&mut out, unread);
                 put(&mut out, unwritten);
             }
-            Self::Yielded { epoch } => {
-                out.push(2);
-                out.extend_from_slice(&epoch.to_le_bytes());
-            }
+            Self::Yielded => out.push(2),
             Self::Serving => out.push(3),
             Self::Line { instance, line } => {
                 out.push(4);
@@ -68,7 +65,7 @@ impl Frame {
                 unread: rest.bytes()?,
                 unwritten: rest.bytes()?,
             },
-            2 => Self::Yielded { epoch: rest.u64()? },
+            2 => Self::Yielded,
             3 => Self::Serving,
             4 => Self::Line { instance: rest.u64()?, line: rest.bytes()? },
             5 => Self::Gone { instance: rest.u64()?, status: rest.text()? },
@@ -168,7 +165,7 @@ mod tests {
             (any::<u64>(), any::<u32>(), bytes(), bytes()).prop_map(|(instance, in_flight, unread, unwritten)| {
                 Frame::Rest { instance, in_flight, unread, unwritten }
             }),
-            any::<u64>().prop_map(|epoch| Frame::Yielded { epoch }),
+            Just(Frame::Yielded),
             Just(Frame::Serving),
             (any::<u64>(), bytes()).prop_map(|(instance, line)| Frame::Line { instance, line }),
             (any::<u64>(), ".*").prop_map(|(instance, status)| Frame::Gone { instance, status }),

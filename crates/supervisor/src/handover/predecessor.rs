@@ -4,7 +4,7 @@ use super::WAITING;
 use super::frame::{Frame, Reader};
 use crate::instance::Instance;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -15,7 +15,8 @@ use wire::scan::Place;
 /// The daemon whose processes were taken over, for as long as it finishes its calls.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
-    epoch: u64,
+    /// The epoch of the daemon that took over: all other ids are of earlier ones.
+    successor: OnceLock<u64>,
     frames: mpsc::Sender<Frame>,
     /// Calls that it had at each process when it let go.
     busy: HashMap<u64, u32>,
@@ -24,13 +25,23 @@ pub(crate) struct Predecessor {
 }
 
 impl Predecessor {
-    pub(super) fn new(epoch: u64, busy: HashMap<u64, u32>, reads: OwnedReadHalf, writes: OwnedWriteHalf) -> Arc<Self> {
+    pub(super) fn new(busy: HashMap<u64, u32>, reads: OwnedReadHalf, writes: OwnedWriteHalf) -> Arc<Self> {
         let (frames, queue) = mpsc::channel(WAITING);
-        let predecessor =
-            Arc::new(Self { epoch, frames, busy, gone: CancellationToken::new(), instances: Mutex::default() });
+        let predecessor = Arc::new(Self {
+            successor: OnceLock::new(),
+            frames,
+            busy,
+            gone: CancellationToken::new(),
+            instances: Mutex::default(),
+        });
         stdx::task::spawn("to the old daemon", tell(predecessor.clone(), queue, writes));
         stdx::task::spawn("from the old daemon", predecessor.clone().hear(reads));
         predecessor
+    }
+
+    /// Which request ids are ours. Before this nothing is anybody's.
+    pub(crate) fn followed_by(&self, epoch: u64) {
+        let _ = self.successor.set(epoch);
     }
 
     /// A process that was taken over from it.
@@ -94,12 +105,18 @@ impl Predecessor {
         }
     }
 
+    /// Its own, or of a daemon whose words it passes on in its turn.
     fn is_own(&self, id: u64) -> bool {
-        id >> 32 == self.epoch
+        self.successor.get().is_some_and(|own| id >> 32 != *own)
     }
 
     fn busy(&self, instance: &Instance) -> bool {
-        self.busy.get(&instance.id).is_some_and(|calls| *calls > 0)
+        self.calls(instance) > 0
+    }
+
+    /// Calls that it had at a process when it let go; none once it is gone.
+    pub(crate) fn calls(&self, instance: &Instance) -> u32 {
+        if self.gone.is_cancelled() { 0 } else { self.busy.get(&instance.id).copied().unwrap_or_default() }
     }
 
     /// Lines for servers, until the old daemon ends.
