@@ -3,7 +3,9 @@
 //! May import: stdx.
 
 pub mod blame;
+pub mod bounds;
 pub mod command;
+pub mod measure;
 pub mod name;
 pub mod report;
 pub mod server;
@@ -12,6 +14,7 @@ pub mod target;
 pub mod token;
 
 pub use blame::Blame;
+pub use bounds::{BadBound, Bounds, Effective, IdleTtl};
 pub use command::{Command, Problem, ProblemCode, Reply};
 pub use name::{BadName, Principal, ServerName};
 pub use server::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};

@@ -1,5 +1,6 @@
 //! What the host says about itself. All serializable: `--json` prints these as they are.
 
+use crate::bounds::Bounds;
 use crate::name::{Principal, ServerName};
 use crate::server::{EraPin, Mode, Verdict};
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,9 @@ pub struct ServerReport {
     pub env: Vec<String>,
     /// The file that a remote server's credentials are read from.
     pub headers_file: Option<String>,
+    /// What was set for its processes; what is absent is as the configuration says.
+    #[serde(default)]
+    pub bounds: Bounds,
     /// Which callers share a process.
     pub mode: Mode,
     /// What the operator asked for.
@@ -149,6 +153,15 @@ pub struct InstanceReport {
     pub sessions: u32,
     /// Resident memory of its whole process tree, bytes.
     pub resident_bytes: u64,
+    /// What it may be at most.
+    #[serde(default)]
+    pub memory_limit: Option<u64>,
+    /// Processes of the tree.
+    #[serde(default)]
+    pub processes: u32,
+    /// What they may be at most.
+    #[serde(default)]
+    pub processes_limit: Option<u32>,
     /// Unasked deaths so far.
     pub restarts: u64,
 }

@@ -1,5 +1,6 @@
 //! What a hosted server is, and what is known about its era.
 
+use crate::bounds::Bounds;
 use crate::name::ServerName;
 use crate::target::{Program, Remote, Target};
 use serde::{Deserialize, Serialize};
@@ -110,6 +111,9 @@ pub struct ServerSpec {
     /// Which era to speak.
     #[serde(default)]
     pub era: EraPin,
+    /// What its instances may take.
+    #[serde(default, skip_serializing_if = "Bounds::is_empty")]
+    pub bounds: Bounds,
     /// Whether the operator wants it to run.
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -135,7 +139,15 @@ impl ServerSpec {
     }
 
     fn of(name: ServerName, target: Target) -> Self {
-        Self { name, target, mode: Mode::default(), era: EraPin::default(), enabled: true, generation: 0 }
+        Self {
+            name,
+            target,
+            mode: Mode::default(),
+            era: EraPin::default(),
+            bounds: Bounds::default(),
+            enabled: true,
+            generation: 0,
+        }
     }
 
     /// The program, if it is one.

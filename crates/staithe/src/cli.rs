@@ -1,9 +1,8 @@
 //! The grammar of the command line. It decides nothing: words in, a typed value out.
 
-use crate::config;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use model::{EraPin, Mode, Principal, ServerName};
+use model::{EraPin, IdleTtl, Mode, Principal, ServerName, bounds, measure};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -106,6 +105,18 @@ pub(crate) struct RunArgs {
     /// Which protocol era to speak to it: auto, legacy, modern
     #[arg(long, default_value_t)]
     pub(crate) era: EraPin,
+    /// Resident memory that it may use with all that it starts, like "512 MiB"; over it, it is ended
+    #[arg(long, value_name = "SIZE", value_parser = bounds::memory)]
+    pub(crate) memory: Option<u64>,
+    /// Processes that it may have; over it, it is ended [default: 512]
+    #[arg(long, value_name = "N", value_parser = bounds::processes)]
+    pub(crate) processes: Option<u32>,
+    /// CPU that it may use, in percent of one core: 150 is one and a half
+    #[arg(long, value_name = "PERCENT", value_parser = bounds::cpu)]
+    pub(crate) cpu: Option<u32>,
+    /// It is stopped when nobody used it for so long, like "1 h", or never [default: "15 min"]
+    #[arg(long, value_name = "TIME", value_parser = bounds::idle_ttl)]
+    pub(crate) idle_ttl: Option<IdleTtl>,
     /// Ask callers for no token. Only on a loopback address
     #[arg(long)]
     pub(crate) open: bool,
@@ -269,7 +280,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn lifetime(text: &str) -> Result<u64, String> {
     let plain = text.parse::<u64>().ok();
     let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<u64>().ok()?.checked_mul(86_400));
-    let seconds = plain.or(days).or_else(|| config::duration(text).map(|time| time.as_secs()));
+    let seconds = plain.or(days).or_else(|| measure::time(text).map(|time| time.as_secs()));
     seconds
         .filter(|seconds| *seconds > 0)
         .ok_or_else(|| "give a time of at least one second, like 90s, \"30 min\", \"12 h\" or 1d".to_owned())
@@ -350,6 +361,7 @@ mod tests {
             &["staithe", "run"][..],
             &["staithe", "run", "--env", "=x", "--", "a"],
             &["staithe", "run", "--mode", "lonely", "--", "a"],
+            &["staithe", "run", "--memory", "512", "--", "a"],
             &["staithe", "run", "--open", "--keep-token", "--", "a"],
             &["staithe", "logs", "../x"],
             &["staithe", "token", "create", "--expires-in", "0"],

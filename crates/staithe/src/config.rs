@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
-pub(crate) use values::duration;
-use values::{address, base_url, bytes, count, directory, filter, fit, list, show_bytes, show_time, time, words};
+use model::Bounds;
+use model::measure::{show_size, show_time};
+use values::{address, base_url, bytes, count, directory, filter, fit, list, plain, time, words};
 
 /// What the daemon is told once. Servers, tokens and the like are state, not configuration.
 #[derive(Clone)]
@@ -219,6 +220,8 @@ enum Field<'a> {
     Time(&'a mut Duration),
     /// A time, or nothing: then what it would delay never happens.
     Pause(&'a mut Option<Duration>),
+    /// The bound of this name.
+    Bound(&'static str, &'a mut Bounds),
 }
 
 const KEYS: &[Key] = &[
@@ -331,6 +334,31 @@ const KEYS: &[Key] = &[
         name: "limits.idle_ttl",
         why: "A process that nobody uses for so long is stopped; the next call starts it again.",
         field: |c| Field::Time(&mut c.hosting.idle_ttl),
+    },
+    Key {
+        name: "limits.instance_memory",
+        why: "Resident memory of an instance with all that it starts. No default: only you know what a server needs.",
+        field: |c| Field::Bound("memory", &mut c.hosting.instance),
+    },
+    Key {
+        name: "limits.instance_processes",
+        why: "Processes of an instance; more than a browser with its tabs, so that only a runaway meets it.",
+        field: |c| Field::Bound("processes", &mut c.hosting.instance),
+    },
+    Key {
+        name: "limits.instance_open_files",
+        why: "Open files of each process of an instance: a leak fails there and not elsewhere.",
+        field: |c| Field::Bound("openFiles", &mut c.hosting.instance),
+    },
+    Key {
+        name: "limits.instance_cpu",
+        why: "Percent of one core that an instance may use. No default: a server that computes is not ill.",
+        field: |c| Field::Bound("cpu", &mut c.hosting.instance),
+    },
+    Key {
+        name: "limits.instance_output",
+        why: "Bytes per second that an instance may write; over it the server waits. Far above what tools answer.",
+        field: |c| Field::Bound("outputRate", &mut c.hosting.instance),
     },
     Key {
         name: "limits.instances_per_principal",
@@ -538,6 +566,10 @@ impl Field<'_> {
             Self::CountSize(to) => *to = fit(count(given)?)?,
             Self::Time(to) => *to = time(given)?,
             Self::Pause(to) => *to = Some(time(given)?),
+            Self::Bound(name, to) => {
+                let set = to.set(name, &plain(given));
+                set.map_err(|error| format!("must be {}", error.wanted()))?;
+            }
         }
         Ok(())
     }
@@ -555,12 +587,13 @@ impl Field<'_> {
             Self::Filter(at) => text(at.clone()),
             Self::Format(LogFormat::Text) => text("text".to_owned()),
             Self::Format(LogFormat::Json) => text("json".to_owned()),
-            Self::Bytes(at) => text(show_bytes(u64::try_from(*at).unwrap_or(u64::MAX))),
-            Self::Bytes64(at) => text(show_bytes(*at)),
+            Self::Bytes(at) => text(show_size(u64::try_from(*at).unwrap_or(u64::MAX))),
+            Self::Bytes64(at) => text(show_size(*at)),
             Self::Count(at) => Some(toml::Value::Integer(i64::from(*at))),
             Self::CountSize(at) => Some(toml::Value::Integer(i64::try_from(*at).unwrap_or(i64::MAX))),
             Self::Time(at) => text(show_time(*at)),
             Self::Pause(at) => at.and_then(|at| text(show_time(at))),
+            Self::Bound(name, at) => at.get(name).and_then(text),
         }
     }
 }

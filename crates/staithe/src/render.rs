@@ -148,13 +148,27 @@ fn instances(list: &[InstanceReport], now_ms: i64) -> String {
             i.started_at_ms.map_or_else(|| "-".to_owned(), |at| age(now_ms, at)),
             i.in_flight.to_string(),
             i.sessions.to_string(),
-            size(i.resident_bytes),
+            i.memory_limit
+                .map_or_else(|| size(i.resident_bytes), |most| format!("{} of {}", size(i.resident_bytes), size(most))),
+            i.processes.to_string(),
             i.restarts.to_string(),
             i.key.clone(),
         ]
     });
-    let head =
-        ["SERVER", "ID", "PID", "HEALTH", "ERA", "UP", "IN FLIGHT", "SESSIONS", "MEMORY", "RESTARTS", "BELONGS TO"];
+    let head = [
+        "SERVER",
+        "ID",
+        "PID",
+        "HEALTH",
+        "ERA",
+        "UP",
+        "IN FLIGHT",
+        "SESSIONS",
+        "MEMORY",
+        "PROCESSES",
+        "RESTARTS",
+        "BELONGS TO",
+    ];
     let mut out = table(&head, rows.collect());
     for i in list {
         if let Some(reason) = &i.reason {
@@ -277,7 +291,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::{problem, reply, size, span, table};
     use model::report::{Health, LogLine, LogSource, ServerReport, StatusReport, TokenReport};
-    use model::{Blame, EraPin, Mode, Problem, ProblemCode, Reply, Verdict};
+    use model::{Blame, Bounds, EraPin, Mode, Problem, ProblemCode, Reply, Verdict};
 
     fn server(name: &str, health: Health, reason: Option<&str>) -> ServerReport {
         ServerReport {
@@ -286,6 +300,7 @@ mod tests {
             command: "npx x".to_owned(),
             env: vec![],
             headers_file: None,
+            bounds: Bounds::default(),
             mode: Mode::PerPrincipal,
             era: EraPin::Auto,
             verdict: Some(Verdict::Legacy),

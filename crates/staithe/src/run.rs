@@ -12,7 +12,7 @@ use crate::state::StateDir;
 use crate::telemetry;
 use crate::watch;
 use control::{Door, Evidence, HostKind, Outcome, identify};
-use model::{Command, Problem, Reply, ServerName, ServerSpec};
+use model::{Bounds, Command, Problem, Reply, ServerName, ServerSpec};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -81,6 +81,13 @@ fn spec(args: &RunArgs) -> Result<ServerSpec, Problem> {
     }
     spec.mode = args.mode;
     spec.era = args.era;
+    spec.bounds = Bounds {
+        memory: args.memory,
+        processes: args.processes,
+        cpu: args.cpu,
+        idle_ttl: args.idle_ttl,
+        ..Bounds::default()
+    };
     Ok(spec)
 }
 
@@ -165,7 +172,7 @@ mod tests {
     use super::{config, spec};
     use crate::cli::{Cli, RunArgs, Verb};
     use clap::Parser;
-    use model::ProblemCode;
+    use model::{IdleTtl, ProblemCode};
 
     fn args(words: &[&str]) -> RunArgs {
         let words = ["staithe", "run"].iter().chain(words).copied();
@@ -195,6 +202,9 @@ mod tests {
             (spec.name.as_str(), program.args.as_slice(), program.env["A"].as_str()),
             ("thing", &["--flag".to_owned()][..], "1")
         );
+        let bounded = ["--memory", "1 GiB", "--cpu", "150%", "--idle-ttl", "never", "--", "x"];
+        let bounds = super::spec(&args(&bounded)).unwrap().bounds;
+        assert_eq!((bounds.memory, bounds.cpu, bounds.idle_ttl), (Some(1 << 30), Some(150), Some(IdleTtl::Never)));
         assert!(super::spec(&args(&["--cwd", "/nowhere/at/all", "--", "x"])).is_err());
     }
 }

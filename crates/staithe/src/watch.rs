@@ -75,7 +75,7 @@ fn line(server: &ServerReport) -> Option<String> {
 mod tests {
     use super::news;
     use model::report::{Health, ServerReport};
-    use model::{EraPin, Mode, Verdict};
+    use model::{Bounds, EraPin, Mode, Verdict};
     use std::collections::BTreeMap;
 
     fn server(health: Health, reason: Option<&str>) -> ServerReport {
@@ -85,6 +85,7 @@ mod tests {
             command: "x".to_owned(),
             env: vec![],
             headers_file: None,
+            bounds: Bounds::default(),
             mode: Mode::PerPrincipal,
             era: EraPin::Auto,
             verdict: Some(Verdict::Dual),

@@ -4,6 +4,7 @@ use crate::absent::{Absent, Bound};
 use crate::attribution::Learned;
 use crate::handover::Predecessor;
 use crate::handshake::Introduction;
+use crate::idle::Dormant;
 use crate::instance::Instance;
 use crate::keeping::Keeper;
 use crate::key::{Caller, Key};
@@ -49,6 +50,7 @@ pub struct Hosted {
     checked: Mutex<Checked>,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     pools: Mutex<HashMap<Key, Arc<Pool>>>,
+    pub(crate) dormant: Dormant,
     /// Throw-away processes at work.
     probes: TaskTracker,
     retired: CancellationToken,
@@ -103,6 +105,7 @@ impl Hosted {
             checked: Mutex::new(Checked::NotYet),
             slots: Mutex::default(),
             pools: Mutex::default(),
+            dormant: Dormant::default(),
             probes: TaskTracker::new(),
             retired: CancellationToken::new(),
             recheck: Notify::new(),
@@ -206,7 +209,7 @@ impl Hosted {
     }
 
     /// Ties a session to a slot. One that has ended meanwhile must not be tied: nobody would untie it.
-    fn attach(&self, slot: &Arc<Slot>, session: &Arc<Session>) -> Result<(), Absent> {
+    pub(crate) fn attach(&self, slot: &Arc<Slot>, session: &Arc<Session>) -> Result<(), Absent> {
         slot.attach(session);
         if session.ended().is_cancelled() {
             self.session_closed(session.id());
@@ -236,6 +239,8 @@ impl Hosted {
         let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared).of(key));
         let slot = Slot::start(key.clone(), self.introduction(key, caller, session), context, self.clone(), None);
         slots.insert(key.clone(), slot.clone());
+        drop(slots);
+        self.wake(&slot);
         Ok(slot)
     }
 
@@ -249,27 +254,6 @@ impl Hosted {
             introduction.revision = session.revision().max(Revision::V20241105);
         }
         introduction
-    }
-
-    /// Refuses over the bounds; an idle process is asked to make room for the next caller.
-    fn room(&self, key: &Key, slots: &HashMap<Key, Arc<Slot>>) -> Result<(), Absent> {
-        let limits = &self.settings().limits;
-        let is_own = |other: &Key| key.principal().is_some() && other.principal() == key.principal();
-        let own = slots.keys().filter(|other| is_own(other)).count();
-        let bounds = [
-            (own, limits.instances_per_principal, Bound::Principal),
-            (slots.len(), limits.instances_per_server, Bound::Server),
-            (self.shared.slots.load(Ordering::Relaxed) as usize, limits.instances, Bound::Host),
-        ];
-        let Some((_, limit, bound)) = bounds.into_iter().find(|(count, limit, _)| *count >= *limit as usize) else {
-            return Ok(());
-        };
-        let movable =
-            |slot: &&Arc<Slot>| (bound != Bound::Principal || is_own(&slot.key)) && slot.idle_for(Duration::ZERO);
-        if let Some(idle) = slots.values().find(movable) {
-            idle.order(Order::Stop);
-        }
-        Err(Absent::Full { server: self.spec.name.clone(), limit, bound })
     }
 
     /// Which eras the server speaks: as pinned, as remembered, or as a probe finds. Callers at one time share one probe.
@@ -447,15 +431,9 @@ impl Hosted {
         u32::try_from(slots.len()).unwrap_or(u32::MAX)
     }
 
-    /// Stops what nobody used for `ttl`.
-    pub(crate) fn reap(&self, ttl: Duration) {
-        for slot in self.all_slots().into_iter().filter(|slot| slot.idle_for(ttl)) {
-            slot.order(Order::Stop);
-        }
-    }
-
     /// The session is over: its calls and its own process too.
     pub(crate) fn session_closed(&self, session: &str) {
+        self.dormant.forget(session);
         for slot in self.all_slots() {
             slot.detach(session);
             // Also where it serves no new calls any more and only finishes those that it has.
@@ -549,6 +527,11 @@ impl Hosted {
 
     pub(crate) fn count_slot(&self) {
         self.shared.slots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Slots of all servers.
+    pub(crate) fn slots_of_the_host(&self) -> u32 {
+        self.shared.slots.load(Ordering::Relaxed)
     }
 
     pub(crate) fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {

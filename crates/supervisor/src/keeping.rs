@@ -201,6 +201,11 @@ impl Keeper {
         Ok(())
     }
 
+    /// Why the keeper is about to end a process.
+    pub(crate) fn over(&self, id: u64) -> Option<String> {
+        lock(&self.inner.fates.over).get(&id).cloned()
+    }
+
     /// How a process ended, where another daemon says so.
     pub(crate) fn settle(&self, id: u64, fate: Fate) {
         self.inner.fates.settle(id, fate);

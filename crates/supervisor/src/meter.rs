@@ -97,6 +97,8 @@ impl Stage {
 pub(crate) enum Cause {
     /// It ended by itself, or could not be started.
     Exit,
+    /// It took more of the machine than it may.
+    Limit,
     /// It would never have answered again.
     Wedged,
     /// An operator asked for it.
@@ -104,11 +106,12 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    const ALL: [Self; 3] = [Self::Exit, Self::Wedged, Self::Asked];
+    const ALL: [Self; 4] = [Self::Exit, Self::Limit, Self::Wedged, Self::Asked];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Exit => "exit",
+            Self::Limit => "limit",
             Self::Wedged => "wedged",
             Self::Asked => "asked",
         }

@@ -5,7 +5,7 @@ use crate::keeping::{Fate, Keeper, KeeperError, Kept};
 use crate::notebook::Notebook;
 use crate::settings::Settings;
 use keeper::{Ends, Launch, Stage};
-use model::{Program, ServerName};
+use model::{Effective, Program, ServerName};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -77,6 +77,7 @@ pub(crate) async fn spawn(
     program: &Program,
     id: u64,
     settings: &Settings,
+    bounds: &Effective,
     keeper: &Keeper,
 ) -> Result<(Child, Pipes), SpawnError> {
     let cwd = working_directory(server, program, settings)?;
@@ -88,7 +89,7 @@ pub(crate) async fn spawn(
         args: program.args.iter().map(Into::into).collect(),
         env: inherited(program).chain(given).chain([(MARK.into(), mark.clone().into())]).collect(),
         cwd: cwd.clone(),
-        limits: keeper::Limits::default(),
+        limits: limits(bounds),
     };
     let kept = keeper.spawn(launch).await?.map_err(|error| match error {
         keeper::SpawnError::Failed { stage: Stage::NoProgram, .. } => SpawnError::NoProgram(program.command.clone()),
@@ -105,6 +106,16 @@ pub(crate) async fn spawn(
             child.give_up().await;
             Err(SpawnError::Pipes(error))
         }
+    }
+}
+
+/// What the keeper holds its tree to. The rate of its output is ours to hold.
+fn limits(bounds: &Effective) -> keeper::Limits {
+    keeper::Limits {
+        memory_bytes: bounds.memory,
+        processes: bounds.processes.map(u64::from),
+        open_files: bounds.open_files.map(u64::from),
+        cpu_percent: bounds.cpu.map(u64::from),
     }
 }
 
@@ -125,6 +136,15 @@ impl Child {
         match self.fate.wait_for(Option::is_some).await {
             Ok(fate) => fate.as_ref().map(ToString::to_string).unwrap_or_default(),
             Err(_closed) => Fate::KeeperGone.to_string(),
+        }
+    }
+
+    /// Which limit it went over; known from the moment at which the keeper ends it for that.
+    pub(crate) fn over(&self) -> Option<String> {
+        match &*self.fate.borrow() {
+            Some(Fate::Over(text)) => Some(text.clone()),
+            Some(Fate::Exited(_) | Fate::KeeperGone) => None,
+            None => self.keeper.over(self.id),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The one reader of a process' stdout. It never waits for a caller.
 
+use crate::flow::Flow;
 use crate::instance::Instance;
 use crate::route;
 use bytes::BytesMut;
@@ -16,13 +17,15 @@ pub(crate) enum ReadEnd {
     LineTooLong { limit: usize },
 }
 
-/// Reads lines until the pipe ends and hands each to [`route`]. It never waits for a caller.
+/// Reads lines until the pipe ends and hands each to [`route`]. It never waits for a caller, and for a
+/// while where the server writes more than its rate.
 /// `rest` is what an earlier daemon had read of a line; `None` where that is not known.
 pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver, rest: Option<Vec<u8>>) -> ReadEnd {
     let mut lines = Lines::new(instance.context.limits.line_bytes);
     let mut first_of_another = instance.taken_over.is_some() && rest.is_none();
     let mut buffer = BytesMut::from(rest.unwrap_or_default().as_slice());
     let mut room = 16 << 10;
+    let mut flow = Flow::of(&instance);
     let mut paused = Box::pin(instance.pause.wanted());
     loop {
         // A new buffer for each small message would let a queue of them hold far more memory than it counts.
@@ -39,11 +42,13 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver, re
                 continue;
             }
         };
-        match read {
+        let n = match read {
             Ok(0) | Err(_) => return ReadEnd::Closed,
-            Ok(n) => room = if n >= offered { 256 << 10 } else { 16 << 10 },
-        }
+            Ok(n) => n,
+        };
+        room = if n >= offered { 256 << 10 } else { 16 << 10 };
         instance.pulse.beat();
+        let mut found = 0;
         while let Some(line) = lines.next(&mut buffer) {
             match line {
                 // An earlier daemon may have read its beginning. The rest of a message is never a message.
@@ -55,6 +60,16 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver, re
                 Ok(line) => route::line(&instance, &line),
                 Err(too_long) => return ReadEnd::LineTooLong { limit: too_long.limit },
             }
+            found += 1;
+        }
+        // Another daemon need not wait for a flood.
+        tokio::select! {
+            biased;
+            () = &mut paused => {
+                instance.pause.hold(&buffer).await;
+                paused = Box::pin(instance.pause.wanted());
+            }
+            () = flow.pace(&instance, "stdout", n, found) => {}
         }
     }
 }

@@ -368,8 +368,13 @@ async fn inherit_calls(supervisor: Supervisor, predecessor: Arc<Predecessor>) {
 /// Ends idle sessions and stops idle instances, until the host stops.
 async fn look_after(supervisor: Supervisor) {
     let limits = supervisor.inner.shared.settings.limits.clone();
-    let every = LOOK.min(limits.idle_ttl).min(limits.session_idle).min(limits.ask_waits).max(Duration::from_millis(50));
-    while tokio::time::timeout(every, supervisor.inner.stopping.cancelled()).await.is_err() {
+    let every = LOOK.min(limits.idle_ttl).min(limits.session_idle).min(limits.ask_waits);
+    loop {
+        let own = supervisor.entries().iter().filter_map(|e| e.hosted.spec().bounds.idle_after(LOOK)).min();
+        let wait = every.min(own.unwrap_or(LOOK)).max(Duration::from_millis(50));
+        if tokio::time::timeout(wait, supervisor.inner.stopping.cancelled()).await.is_ok() {
+            return;
+        }
         if supervisor.inner.shared.is_frozen() {
             continue;
         }

@@ -23,6 +23,7 @@ pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: u32) -> Server
         command: command_line(spec),
         env: spec.program().map(|program| program.env.keys().cloned().collect()).unwrap_or_default(),
         headers_file: headers_file(spec),
+        bounds: spec.bounds.clone(),
         mode: spec.mode,
         era: spec.era,
         verdict: known.as_ref().map(|k| k.verdict),
@@ -46,6 +47,7 @@ fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
     let state = slot.state();
     let (health, reason) = slot_health(&state);
     let live = if let State::Ready(instance) = &state { Some(instance) } else { None };
+    let usage = live.and_then(|i| i.pid).map(tree::usage).unwrap_or_default();
     InstanceReport {
         server: hosted.spec().name.clone(),
         id: live.map_or(0, |i| i.id),
@@ -57,7 +59,10 @@ fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
         started_at_ms: live.map(|i| i.started_at_ms),
         in_flight: live.map_or(0, |i| count(i.in_flight())),
         sessions: count(slot.context.session_count()),
-        resident_bytes: live.and_then(|i| i.pid).map_or(0, tree::resident_bytes),
+        resident_bytes: usage.resident_bytes,
+        memory_limit: slot.context.bounds.memory,
+        processes: usage.processes,
+        processes_limit: slot.context.bounds.processes,
         restarts: slot.restarts.load(Ordering::Relaxed),
     }
 }

@@ -7,6 +7,7 @@ use crate::hosted::Hosted;
 use crate::instance::Instance;
 use crate::key::Key;
 use crate::mailbox::ExitReport;
+use crate::meter::Cause;
 use crate::notebook::{Known, Notebook, Story};
 use crate::outlet::Outlet;
 use crate::pipe::Writer;
@@ -14,13 +15,12 @@ use crate::process::{self, Child, Pipes};
 use crate::reader::{self, ReadEnd};
 use crate::remote::Link;
 use crate::slot::Context;
+use crate::stderr;
 use crate::tree;
 use model::report::LogSource;
 use model::{Program, Remote, Target};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use wire::era::Era;
 
@@ -77,9 +77,10 @@ impl Running {
         context: &Arc<Context>,
     ) -> Result<Self, String> {
         let id = hosted.next_instance_id();
-        let (child, pipes) = process::spawn(&hosted.spec().name, program, id, hosted.settings(), hosted.keeper())
-            .await
-            .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
+        let (child, pipes) =
+            process::spawn(&hosted.spec().name, program, id, hosted.settings(), &context.bounds, hosted.keeper())
+                .await
+                .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
         context.log.add(id, LogSource::Host, &format!("started as process {}", child.pid));
         Ok(Self::around(child, pipes, era, context, None))
     }
@@ -107,7 +108,7 @@ impl Running {
             notebook: pipes.notebook,
             reader: stdx::task::spawn("stdout", reader::read(reads, pipes.stdout, unread)),
             drain: stdx::task::spawn("stdin", async move { drains.outlet().drain().await }),
-            stderr: stdx::task::spawn("stderr", read_stderr(errs, pipes.stderr)),
+            stderr: stdx::task::spawn("stderr", stderr::read(errs, pipes.stderr)),
             closed: None,
             end: None,
         };
@@ -138,6 +139,14 @@ impl Running {
         match &mut self.body {
             Body::Program(piped) => piped.ended().await,
             Body::Remote(link) => link.ended().await,
+        }
+    }
+
+    /// Why it ended, of what ends unasked.
+    pub(crate) fn cause(&self) -> Cause {
+        match &self.body {
+            Body::Program(piped) if piped.child.over().is_some() => Cause::Limit,
+            Body::Program(_) | Body::Remote(_) => Cause::Exit,
         }
     }
 
@@ -267,7 +276,8 @@ impl Piped {
                 self.end = Some(status.clone());
                 status
             }
-            Err(_elapsed) => closed,
+            // What took much of the machine takes longer to go.
+            Err(_elapsed) => self.child.over().unwrap_or(closed),
         }
     }
 
@@ -298,39 +308,5 @@ impl Piped {
         self.reader.abort();
         self.drain.abort();
         self.stderr.abort();
-    }
-}
-
-/// Reads a server's stderr to its log. It is no sign of an error (E223).
-async fn read_stderr(instance: Arc<Instance>, mut stderr: pipe::Receiver) {
-    let mut buffer = Vec::with_capacity(4096);
-    let mut chunk = vec![0; 4096];
-    loop {
-        let n = match stderr.read(&mut chunk).await {
-            Ok(0) | Err(_) => break,
-            Ok(n) => n,
-        };
-        buffer.extend_from_slice(&chunk[..n]);
-        while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-            note(&instance, &buffer[..end]);
-            buffer.drain(..=end);
-        }
-        // A line without an end is cut rather than kept.
-        if buffer.len() > 16 << 10 {
-            note(&instance, &buffer);
-            buffer.clear();
-        }
-    }
-    if !buffer.is_empty() {
-        note(&instance, &buffer);
-    }
-}
-
-fn note(instance: &Instance, raw: &[u8]) {
-    let text = String::from_utf8_lossy(raw);
-    let text = text.trim_end();
-    if !text.is_empty() {
-        instance.note_stderr(text);
-        instance.context.log.add(instance.id, LogSource::Stderr, text);
     }
 }

@@ -460,10 +460,14 @@ impl Session {
         self.last_used_ms.store(stdx::clock::unix_ms(), Ordering::Relaxed);
     }
 
+    /// Whether a connection reads a stream of it.
+    pub(crate) fn is_read(&self) -> bool {
+        self.streams.get().is_some_and(|streams| streams.read())
+    }
+
     /// Since when nothing happened in it; `None` while a connection reads a stream of it.
     fn idle_since_ms(&self) -> Option<i64> {
-        let read = self.streams.get().is_some_and(|streams| streams.read());
-        if read { None } else { Some(self.last_used_ms.load(Ordering::Relaxed)) }
+        if self.is_read() { None } else { Some(self.last_used_ms.load(Ordering::Relaxed)) }
     }
 
     /// Ends it: its streams close, and servers that wait for its client hear that nobody will answer.

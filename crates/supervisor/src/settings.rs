@@ -46,6 +46,8 @@ pub struct Limits {
     pub inherited_calls: Duration,
     /// An instance without calls, sessions and streams for this long is stopped; the next call starts it again.
     pub idle_ttl: Duration,
+    /// What an instance may take where its server says nothing.
+    pub instance: model::Bounds,
     /// Processes of one server.
     pub instances_per_server: u32,
     /// Processes of one server that one principal may have: nobody takes the whole server from the others.
@@ -95,6 +97,7 @@ impl Default for Limits {
             drain: Duration::from_secs(10),
             inherited_calls: Duration::from_secs(300),
             idle_ttl: Duration::from_secs(15 * 60),
+            instance: model::Bounds::host_defaults(),
             instances_per_server: 64,
             instances_per_principal: 32,
             instances: 256,

@@ -19,8 +19,8 @@ use crate::subscriptions::Subscriptions;
 use crate::verdict::Tally;
 use crate::watchdog::{self, Wedged};
 use bytes::Bytes;
-use model::ServerName;
 use model::report::LogSource;
+use model::{Effective, ServerName};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -38,6 +38,7 @@ pub(crate) struct Context {
     /// Calls of an earlier daemon.
     pub(crate) orphans: Arc<Orphans>,
     pub(crate) limits: Limits,
+    pub(crate) bounds: Effective,
     pub(crate) log: Arc<ServerLog>,
     pub(crate) counters: Arc<Counters>,
     /// One process for everybody: nothing in it may be attributed to one caller.
@@ -72,6 +73,7 @@ impl Context {
             request_ids: hosted.shared.request_ids.clone(),
             orphans: hosted.shared.orphans.clone(),
             limits: hosted.settings().limits.clone(),
+            bounds: hosted.spec().bounds.effective(&hosted.settings().limits.instance),
             log: hosted.log().clone(),
             counters: hosted.counters().clone(),
             shared,
@@ -266,12 +268,13 @@ impl Slot {
     }
 
     /// Notes an end that nobody asked for, and what follows from it. `started` where it had become ready before.
-    fn died(&self, next: Next, started: bool, reason: String, wedged: bool, deaths: u32) {
+    fn died(&self, next: Next, started: bool, reason: String, cause: Cause, deaths: u32) {
+        let wedged = cause == Cause::Wedged;
         let counters = &self.context.counters;
         self.restarts.fetch_add(1, Ordering::Relaxed);
         counters.restarts.fetch_add(1, Ordering::Relaxed);
         counters.verdicts.ended(started, wedged, next.standing);
-        counters.meter.restarted(if wedged { Cause::Wedged } else { Cause::Exit });
+        counters.meter.restarted(cause);
         let reason = match next.standing {
             Standing::Restarting | Standing::Failing | Standing::CrashLooping => reason,
             Standing::Quarantined => {
@@ -304,8 +307,9 @@ impl Slot {
         self.last_used_ms.store(stdx::clock::unix_ms(), Ordering::Relaxed);
     }
 
-    /// Without calls and sessions since at least `ttl`.
-    pub(crate) fn idle_for(&self, ttl: Duration) -> bool {
+    /// Without anything that needs the process since at least `ttl`. A session needs it while it is read from, and with
+    /// `sessions_keep` as long as it is open.
+    pub(crate) fn idle_for(&self, ttl: Duration, sessions_keep: bool) -> bool {
         let busy = match &*self.state.borrow() {
             State::Ready(instance) => instance.busy(),
             State::Starting => true,
@@ -313,9 +317,17 @@ impl Slot {
             State::Failing { standing: Standing::Quarantined, .. } => !ttl.is_zero(),
             State::Waiting { .. } | State::Failing { .. } | State::Stopped => false,
         };
+        let needed = || match sessions_keep {
+            true => self.context.session_count() > 0,
+            false => self.context.sessions().iter().any(|session| session.is_read()),
+        };
+        !busy && self.idle_time() >= ttl && !self.context.subscriptions.pinned() && !needed()
+    }
+
+    /// Since the last call.
+    pub(crate) fn idle_time(&self) -> Duration {
         let idle_ms = stdx::clock::unix_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed));
-        let busy = busy || self.context.subscriptions.pinned();
-        !busy && self.context.session_count() == 0 && u128::try_from(idle_ms).is_ok_and(|ms| ms >= ttl.as_millis())
+        Duration::from_millis(u64::try_from(idle_ms).unwrap_or_default())
     }
 
     /// The process that has calls or may get some, also while it only finishes them.
@@ -340,7 +352,7 @@ enum End {
     Died {
         since: Option<Instant>,
         reason: String,
-        wedged: bool,
+        cause: Cause,
     },
 }
 
@@ -354,9 +366,9 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: Option<Running>) {
                 slot.context.counters.meter.restarted(Cause::Asked);
                 history = History::default();
             }
-            End::Died { since, reason, wedged } => {
+            End::Died { since, reason, cause } => {
                 let next = history.died(monotonic(), since, stdx::random::fraction());
-                slot.died(next, since.is_some(), reason, wedged, history.deaths());
+                slot.died(next, since.is_some(), reason, cause, history.deaths());
                 match tokio::time::timeout(next.delay, slot.orders.next()).await {
                     Ok(Order::Stop) => break,
                     // An operator knows better: whatever it was, it counts no more.
@@ -395,14 +407,15 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: Option<Running>) ->
     tokio::select! {
         reason = running.ended() => {
             slot.set(State::Waiting { until: monotonic(), reason: reason.clone(), wedged: false });
+            let cause = running.cause();
             let report = running.stop(&reason).await;
-            End::Died { since: Some(since), reason: report.to_string(), wedged: false }
+            End::Died { since: Some(since), reason: report.to_string(), cause }
         }
         wedged = judged(&instance, hosted) => {
             let reason = wedged.to_string();
             slot.set(State::Waiting { until: monotonic(), reason: reason.clone(), wedged: true });
             let report = running.stop_wedged(&reason).await;
-            End::Died { since: Some(since), reason: report.to_string(), wedged: true }
+            End::Died { since: Some(since), reason: report.to_string(), cause: Cause::Wedged }
         }
         order = slot.orders.next() => {
             slot.set(State::Starting);
@@ -427,7 +440,7 @@ async fn judged(instance: &Arc<Instance>, hosted: &Hosted) -> Wedged {
 async fn begin(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> Result<Running, End> {
     slot.set(State::Starting);
     let started = Running::start(hosted, slot.key.era, &slot.context).await;
-    let mut running = started.map_err(|reason| End::Died { since: None, reason, wedged: false })?;
+    let mut running = started.map_err(|reason| End::Died { since: None, reason, cause: Cause::Exit })?;
     let limit = slot.context.limits.start_timeout;
     let instance = running.instance.clone();
     let greeting = tokio::time::timeout(limit, handshake::greet(&instance, &slot.introduction));
@@ -444,11 +457,12 @@ async fn begin(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> Result<Running, End> {
         }
     };
     if let Err(reason) = greeted {
+        let cause = running.cause();
         let report = running.stop(&reason).await;
         return Err(End::Died {
             since: None,
             reason: format!("could not be started: {}", first_words(&reason, &report)),
-            wedged: false,
+            cause,
         });
     }
     running.write_down(hosted.spec().generation, &slot.key, &slot.introduction);

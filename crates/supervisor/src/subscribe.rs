@@ -37,9 +37,10 @@ impl Lease {
 }
 
 impl Hosted {
-    /// Whether a session is subscribed to `uri` at one of the processes.
+    /// Whether a session is subscribed to `uri` at one of the processes, or was at one that sleeps.
     pub fn subscribed(&self, session: &Arc<Session>, uri: &str) -> bool {
-        self.all_slots().iter().any(|slot| slot.context.subscriptions.holds(session.id(), uri))
+        let asleep = self.dormant.holds(session.id()) && session.subscriptions().iter().any(|held| held == uri);
+        asleep || self.all_slots().iter().any(|slot| slot.context.subscriptions.holds(session.id(), uri))
     }
 
     /// Ends a session's subscription. `None` where the server need not hear of it.
@@ -70,13 +71,18 @@ impl Hosted {
             return;
         }
         for session in sessions {
-            let uris = session.subscriptions();
-            if uris.is_empty() {
-                continue;
-            }
-            let hosted = self.clone();
-            stdx::task::spawn("subscribe again", async move { hosted.resubscribe(&session, uris).await });
+            self.subscribe_again(&session);
         }
+    }
+
+    /// What a session subscribed to at a process that is gone is subscribed to at the one that follows.
+    pub(crate) fn subscribe_again(self: &Arc<Self>, session: &Arc<Session>) {
+        let uris = session.subscriptions();
+        if uris.is_empty() {
+            return;
+        }
+        let (hosted, session) = (self.clone(), session.clone());
+        stdx::task::spawn("subscribe again", async move { hosted.resubscribe(&session, uris).await });
     }
 
     async fn resubscribe(self: &Arc<Self>, session: &Arc<Session>, uris: Vec<String>) {

@@ -127,12 +127,22 @@ pub(crate) fn mark_of(pid: u32) -> Option<String> {
     String::from_utf8(entry.to_vec()).ok()
 }
 
-/// Resident memory of a tree, bytes. Reads `/proc`; call it where blocking for a millisecond is fine.
-pub(crate) fn resident_bytes(pid: u32) -> u64 {
+/// What a tree takes of the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Bytes in memory, pages that processes share counted for each.
+    pub(crate) resident_bytes: u64,
+    /// How many live.
+    pub(crate) processes: u32,
+}
+
+/// What the tree of `pid` takes. Reads `/proc`; call it where blocking for a millisecond is fine.
+pub(crate) fn usage(pid: u32) -> Usage {
     let stats: Vec<Stat> = all().collect();
     let tree = descendants(&stats, i32::try_from(pid).unwrap_or(-1));
-    let pages: u64 = stats.iter().filter(|s| tree.contains(&s.pid)).map(|s| s.resident_pages).sum();
-    pages * rustix::param::page_size() as u64
+    let living = stats.iter().filter(|s| tree.contains(&s.pid) && !s.zombie);
+    let (pages, processes) = living.fold((0, 0), |(pages, count), s| (pages + s.resident_pages, count + 1));
+    Usage { resident_bytes: pages * rustix::param::page_size() as u64, processes }
 }
 
 /// What the program `pid` and what it started do. `None` where it is gone.
@@ -240,6 +250,7 @@ mod tests {
     fn we_find_ourselves_and_our_memory() {
         let own = stat(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(!own.zombie && own.started > 0);
-        assert!(resident_bytes(std::process::id()) > 100_000);
+        let usage = usage(std::process::id());
+        assert!(usage.resident_bytes > 100_000 && usage.processes >= 1);
     }
 }

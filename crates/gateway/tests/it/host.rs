@@ -172,6 +172,12 @@ impl Host {
         numbers.filter(marked).collect()
     }
 
+    /// The whole log file of a server, as long as it was not rotated.
+    pub(crate) fn log_file(&self, server: &str) -> String {
+        let path = self.dir.path().join("servers").join(server).join("logs/server.log");
+        String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
+    }
+
     /// What an operator's `stop` and `start` do.
     pub(crate) async fn enable(&self, server: &str, enabled: bool) {
         self.store.set_enabled(&name(server), enabled).await.unwrap();

@@ -12,7 +12,7 @@ use testkit::{Client, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const PLAIN: [(&str, &str); 2] =
+pub(crate) const PLAIN: [(&str, &str); 2] =
     [("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
 
 async fn every(setup: Setup) -> Host {
@@ -226,7 +226,7 @@ async fn a_slow_reader_delays_nobody_and_costs_bounded_memory() {
     host.stop().await;
 }
 
-fn assert_busy(response: &Response, words: &str) {
+pub(crate) fn assert_busy(response: &Response, words: &str) {
     assert_eq!(response.status, 503, "{:?}", response.body);
     let seconds: u64 = response.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&seconds));
@@ -261,7 +261,7 @@ async fn streams_of_one_principal_are_counted() {
     host.stop().await;
 }
 
-fn initialize(id: u32) -> String {
+pub(crate) fn initialize(id: u32) -> String {
     let params = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}"#;
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"initialize","params":{params}}}"#)
 }

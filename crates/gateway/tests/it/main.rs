@@ -1,6 +1,7 @@
 //! The public face in front of real child processes: the promises, attacked.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bounds;
 mod bytes;
 mod clauses;
 mod edges;

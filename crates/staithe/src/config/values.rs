@@ -1,5 +1,6 @@
 //! How values of `staithe.toml` are read and shown: addresses, lists, sizes, times.
 
+use model::measure::{self, size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,39 +53,22 @@ pub(super) fn bytes(given: &DeValue<'_>) -> Result<u64, String> {
     let Some(text) = given.as_str() else {
         return count(given).map_err(|_| "must be a size: a number of bytes, or like \"16 MiB\"".to_owned());
     };
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let unit = BYTE_UNITS.iter().find(|(name, _)| *name == text[digits..].trim());
-    let size = unit.and_then(|(_, unit)| text[..digits].parse::<u64>().ok()?.checked_mul(*unit));
-    size.filter(|n| *n > 0).ok_or_else(|| "must be a size: a number of bytes, or like \"16 MiB\"".to_owned())
+    size(text).ok_or_else(|| "must be a size: a number of bytes, or like \"16 MiB\"".to_owned())
 }
 
 pub(super) fn time(given: &DeValue<'_>) -> Result<Duration, String> {
     let wanted = || "must be a time above 0 like \"500 ms\", \"10 s\", \"15 min\" or \"1 h\"".to_owned();
     let text = given.as_str().ok_or_else(wanted)?;
-    duration(text).ok_or_else(wanted)
+    measure::time(text).ok_or_else(wanted)
 }
 
-/// A time above 0 with its unit.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let unit = TIME_UNITS.iter().find(|(names, _)| names.contains(&text[digits..].trim()));
-    let ms = unit.and_then(|(_, unit)| text[..digits].parse::<u64>().ok()?.checked_mul(*unit));
-    // A century: far above every use, far below what a clock can add.
-    ms.filter(|ms| (1..3_155_760_000_000).contains(ms)).map(Duration::from_millis)
-}
-
-const BYTE_UNITS: [(&str, u64); 5] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
-const TIME_UNITS: [(&[&str], u64); 4] = [(&["h"], 3_600_000), (&["min", "m"], 60_000), (&["s"], 1000), (&["ms"], 1)];
-
-pub(super) fn show_bytes(bytes: u64) -> String {
-    let unit = BYTE_UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
-    unit.map_or_else(|| format!("{bytes} B"), |(name, unit)| format!("{} {name}", bytes / unit))
-}
-
-pub(super) fn show_time(time: Duration) -> String {
-    let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let unit = TIME_UNITS.iter().find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit));
-    unit.map_or_else(|| format!("{ms} ms"), |(names, unit)| format!("{} {}", ms / unit, names[0]))
+/// A text or a number as a person wrote it.
+pub(super) fn plain(given: &DeValue<'_>) -> String {
+    match (given.as_str(), given.as_integer()) {
+        (Some(text), _) => text.to_owned(),
+        (None, Some(number)) => number.as_str().to_owned(),
+        (None, None) => String::new(),
+    }
 }
 
 pub(super) fn fit<T: TryFrom<u64>>(number: u64) -> Result<T, String> {

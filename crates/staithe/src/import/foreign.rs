@@ -5,7 +5,7 @@ mod remote;
 
 use super::expand::{Expander, Surroundings, env_file};
 use super::jsonc::{self, JsoncError};
-use model::{ServerName, ServerSpec};
+use model::{Bounds, ServerName, ServerSpec};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -281,7 +281,19 @@ impl Reader<'_> {
         spec.enabled = self.enabled(fields)?;
         spec.mode = self.choice(fields, "mode");
         spec.era = self.choice(fields, "era");
-        for field in fields.keys().filter(|field| !used.contains(&field.as_str())) {
+        let bounds = if spec.program().is_some() { &Bounds::NAMES[..] } else { &Bounds::REMOTE };
+        for name in bounds {
+            match fields.get(*name) {
+                None | Some(Value::Null) => {}
+                // A bound that is not kept would be missed only when it is needed: such a server is not taken.
+                Some(value) => {
+                    let set = spec.bounds.set(name, &plain_text(value).unwrap_or_default());
+                    set.map_err(|error| error.to_string())?;
+                }
+            }
+        }
+        let known = |field: &str| used.contains(&field) || bounds.contains(&field);
+        for field in fields.keys().filter(|field| !known(field)) {
             self.note(field, Kind::NotUsed, why_not_used(field));
         }
         if let Some(from) = self.variables() {
@@ -508,6 +520,7 @@ fn why_not_used(field: &str) -> &'static str {
         "headers" | "headersFile" | "allowPlain" => "it is for remote servers",
         "oauth" | "auth" => "staithe cannot log in to remote servers yet; `headersFile` takes a token",
         "env" | "envFile" | "args" | "cwd" => "it is for programs",
+        field if Bounds::NAMES.contains(&field) => "it is for programs",
         "transport" | "transportType" => "the command decides: stdin and stdout",
         _ => "staithe does not know it",
     }
@@ -613,6 +626,9 @@ mod tests {
             };
             if (spec.mode, spec.era) != Default::default() {
                 let _ = write!(out, " mode={} era={}", spec.mode, spec.era);
+            }
+            for name in model::Bounds::NAMES {
+                let _ = spec.bounds.get(name).map(|value| write!(out, " {name}={value:?}"));
             }
             out.push('\n');
         }

@@ -91,6 +91,10 @@ struct Flags {
     /// The tool `flood` reports progress this many times before it answers; other calls are served meanwhile.
     #[arg(long, value_name = "N")]
     flood_progress: Option<u64>,
+    /// The tool `spill` writes lines that are no messages as fast as they are taken, for `ms`, on stderr with `stderr`; other
+    /// calls are served meanwhile.
+    #[arg(long)]
+    spill: bool,
     /// The tool `both` answers with a result and an error.
     #[arg(long)]
     both: bool,
@@ -292,6 +296,7 @@ impl Server {
                 self.text(id, "done")?;
             }
             "flood" if self.flags.flood_progress.is_some() => self.flood(id, &params["_meta"]["progressToken"])?,
+            "spill" if self.flags.spill => self.spill(id, arguments)?,
             "long" if self.flags.long_line.is_some() => {
                 self.output.long_answer(id, self.flags.long_line.unwrap_or(0))?;
             }
@@ -352,6 +357,27 @@ impl Server {
         Ok(())
     }
 
+    /// Answers at once, spills on, and reads on meanwhile.
+    fn spill(&self, id: &RawValue, arguments: &Value) -> io::Result<()> {
+        let time = Duration::from_millis(arguments["ms"].as_u64().unwrap_or(0)).min(LONGEST_LIFE);
+        let words = usize::try_from(arguments["words"].as_u64().unwrap_or(1)).unwrap_or(1).min(1000);
+        let line = format!("{}\n", "spilt ".repeat(words));
+        let (block, to_stderr) = (line.repeat(CHUNK / line.len()), arguments["stderr"] == true);
+        let output = Arc::clone(&self.output);
+        std::thread::Builder::new().spawn(move || {
+            let until = stdx::clock::monotonic() + time;
+            while stdx::clock::monotonic() < until {
+                let _turn = output.marked.lock().unwrap_or_else(PoisonError::into_inner);
+                let spilt =
+                    if to_stderr { io::stderr().write_all(block.as_bytes()) } else { output.write(block.as_bytes()) };
+                if spilt.is_err() {
+                    return;
+                }
+            }
+        })?;
+        self.text(id, "spilling")
+    }
+
     fn text(&self, id: &RawValue, text: &str) -> io::Result<()> {
         self.output.message(&self.wrapped(&self.answer(id, &content(text))))
     }
@@ -379,6 +405,7 @@ impl Server {
             ("pid", true),
             ("busy", flags.busy_ms.is_some()),
             ("flood", flags.flood_progress.is_some()),
+            ("spill", flags.spill),
             ("long", flags.long_line.is_some()),
             ("die", flags.exit_on_call.is_some()),
             ("spin", flags.spin),
