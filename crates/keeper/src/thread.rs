@@ -1,4 +1,4 @@
-//! A keeper in a thread of this process, for tests: no signals, no session, no lock, and only what it started is its own.
+//! A keeper in a thread of this process, for tests and hosts that want no other: no signals, no session, no lock, and only what it started is its own.
 
 use crate::launch::Inherited;
 use crate::process::socket_path;
@@ -6,7 +6,7 @@ use crate::serve::{Options, serve};
 use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -34,6 +34,10 @@ pub fn in_thread(directory: &Path) -> io::Result<InThread> {
 pub fn in_thread_for(directory: &Path, orphan_timeout: Duration) -> io::Result<InThread> {
     let socket = socket_path(directory);
     std::fs::create_dir_all(directory.join("run"))?;
+    // What an earlier process left there when it was killed.
+    if UnixStream::connect(&socket).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(&socket)?;
+    }
     let door = UnixListener::bind(&socket)?;
     let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let serving = move || {

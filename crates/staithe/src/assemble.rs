@@ -36,6 +36,8 @@ pub(crate) struct Host {
     /// The upgrades that operators want.
     upgrades: mpsc::Receiver<Upgrade>,
     public_at: SocketAddr,
+    /// The servers are not ours alone.
+    pub(crate) has_keeper: bool,
     /// A stop leaves the servers to the keeper, for the next daemon.
     leaves_servers: bool,
     /// Cancelled once the host stops, before anything of it has stopped.
@@ -96,7 +98,7 @@ pub(crate) async fn assemble(
     succession: Option<Succession>,
 ) -> Result<Host, Problem> {
     let collector = Endpoint::choose(config.otlp_endpoint.as_deref())?;
-    let keeper = attach(state).await?;
+    let keeper = attach(state, config.keeper).await?;
     let takes_over = succession.is_some();
     let public = "--listen, or `listen.public` in the configuration";
     let public = listeners::open(&keeper, listeners::PUBLIC, config.public, public).await?;
@@ -154,6 +156,7 @@ pub(crate) async fn assemble(
         leaving,
         upgrades,
         public_at: public.at,
+        has_keeper: config.keeper,
         leaves_servers: config.leaves_servers,
         stopping,
         exporter,
@@ -162,9 +165,10 @@ pub(crate) async fn assemble(
 }
 
 /// The keeper of this state directory; started if there is none.
-async fn attach(state: &StateDir) -> Result<Keeper, Problem> {
+async fn attach(state: &StateDir, of_its_own: bool) -> Result<Keeper, Problem> {
     let program = std::env::current_exe().map_err(|error| fault::because("find this program", &error, ""))?;
-    let place = Place::StateDir { program, dir: state.path().to_path_buf() };
+    let dir = state.path().to_path_buf();
+    let place = if of_its_own { Place::StateDir { program, dir } } else { Place::Here(dir) };
     Keeper::attach(place).await.map_err(|error| fault::because("reach the keeper of the processes", &error, ""))
 }
 

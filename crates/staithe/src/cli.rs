@@ -90,6 +90,9 @@ pub(crate) struct RunArgs {
     /// Operator listener (/healthz, /readyz, /metrics); loopback only
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
     pub(crate) operator: SocketAddr,
+    /// Start no keeper: the server ends with this process, however it ends (for containers)
+    #[arg(long)]
+    pub(crate) no_keeper: bool,
     /// A name by which clients reach this machine, beside its own; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Vec<String>,
@@ -141,8 +144,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) operator: Option<SocketAddr>,
     /// On SIGTERM let calls finish and leave the servers running for the next daemon (for service managers)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "no_keeper")]
     pub(crate) leave_servers: bool,
+    /// Start no keeper: servers end with this process, however it ends (for containers)
+    #[arg(long)]
+    pub(crate) no_keeper: bool,
 }
 
 /// `upgrade`.

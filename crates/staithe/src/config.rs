@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: Option<PathBuf>,
     /// Whether callers need no token.
     pub(crate) open: bool,
+    /// Whether servers belong to a process that outlives this one. Said on the command line alone.
+    pub(crate) keeper: bool,
     /// Whether a stop leaves the servers running for the next daemon. Said on the command line alone.
     pub(crate) leaves_servers: bool,
     /// PostgreSQL instead of the SQLite file. It may hold a password.
@@ -68,6 +70,7 @@ impl Default for Config {
             public_url: None,
             state_dir: None,
             open: false,
+            keeper: true,
             leaves_servers: false,
             postgres: None,
             allowed_hosts: Vec::new(),

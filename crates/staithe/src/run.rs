@@ -49,6 +49,7 @@ fn config(args: &RunArgs) -> Result<Config, Problem> {
         public: args.listen,
         operator: args.operator,
         open: args.open,
+        keeper: !args.no_keeper,
         allowed_hosts: args.host.clone(),
         // Nobody who types `run` needs to read how its database came to be.
         log_level: "info,staithe_store::migrate=warn".to_owned(),

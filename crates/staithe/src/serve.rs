@@ -27,6 +27,7 @@ pub(crate) async fn serve(args: &ServeArgs, flag: Option<&Path>, output: Output)
     config.public = args.listen.unwrap_or(config.public);
     config.operator = args.operator.unwrap_or(config.operator);
     config.leaves_servers = args.leave_servers;
+    config.keeper = !args.no_keeper;
     if let [first, ..] = config.contradictions().as_slice() {
         return Err(fault::usage(first.clone(), "give other addresses with --listen and --operator"));
     }

@@ -37,6 +37,10 @@ pub(crate) async fn upgrade(
     state: &StateDir,
     wanted: &Upgrade,
 ) -> Result<(Replaced, String), Problem> {
+    if !host.has_keeper {
+        let message = "the servers are children of this daemon (--no-keeper), and end with it";
+        return Err(fault::usage(message, "start the daemon without --no-keeper first"));
+    }
     let program = program(wanted.program.as_deref())?;
     let path = state.handover();
     let failed = |error: io::Error| fault::because("meet the new process", &error, "look at the daemon's log");

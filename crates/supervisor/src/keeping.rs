@@ -17,6 +17,8 @@ pub enum Place {
     Socket(PathBuf),
     /// It listens in this state directory; `program keeper` starts it where none does.
     StateDir { program: PathBuf, dir: PathBuf },
+    /// It is a thread of this process: what it holds ends with us. Its socket lies in this state directory.
+    Here(PathBuf),
 }
 
 /// The keeper could not be reached, or did not do what it was asked.
@@ -31,6 +33,9 @@ pub enum KeeperError {
     /// It answered with an error, or not at all.
     #[error(transparent)]
     Asked(#[from] AskError),
+    /// It could not be a thread of ours.
+    #[error("no keeper could be started in this process")]
+    Thread(#[source] io::Error),
     /// A descriptor could not be doubled.
     #[error("a descriptor could not be doubled for the keeper")]
     Descriptor(#[source] io::Error),
@@ -52,6 +57,8 @@ struct Inner {
     link: tokio::sync::Mutex<Option<Link>>,
     /// The keeper process, where this daemon started it: it is ours to reap.
     started: Mutex<Option<std::process::Child>>,
+    /// The thread that is the keeper, where there is no process.
+    thread: Mutex<Option<keeper::InThread>>,
     fates: Arc<Fates>,
     /// What a new keeper is given at once.
     listeners: Mutex<HashMap<String, OwnedFd>>,
@@ -146,6 +153,7 @@ impl Keeper {
             place,
             link: tokio::sync::Mutex::new(None),
             started: Mutex::new(None),
+            thread: Mutex::new(None),
             fates: Arc::default(),
             listeners: Mutex::default(),
         };
@@ -312,6 +320,12 @@ impl Inner {
     fn connect(&self) -> Result<Link, KeeperError> {
         let link = match &self.place {
             Place::Socket(socket) => self.attach(socket)?,
+            Place::Here(dir) => {
+                let thread = keeper::in_thread(dir).map_err(KeeperError::Thread)?;
+                let link = self.attach(thread.socket());
+                *lock(&self.thread) = Some(thread);
+                link?
+            }
             Place::StateDir { program, dir } => {
                 let socket = keeper::socket_path(dir);
                 match self.attach(&socket) {

@@ -170,8 +170,31 @@ fn goals(results: &Results) -> Vec<Goal> {
             "× the floor",
         ));
     }
+    goals.extend(keeper_goals(results));
     goals.extend(bridged_goals(results));
     goals.extend(own_goals(results));
+    goals
+}
+
+/// The same call with a keeper and without.
+fn keeper_goals(results: &Results) -> Vec<Goal> {
+    let figures = |callers| {
+        let cell = Cell { callers, bytes: 100 };
+        Some((results.figure(Role::StaitheModern, cell)?, results.figure(Role::WithoutKeeper, cell)?))
+    };
+    let mut goals = Vec::new();
+    if let Some((with, without)) = figures(1) {
+        goals.push(at_most(
+            "p50, 1 caller, 100 B, with a keeper",
+            ratio(with.p50_us, without.p50_us),
+            1.02,
+            "× without",
+        ));
+    }
+    if let Some((with, without)) = figures(64) {
+        let what = "time per call, 64 callers, 100 B, with a keeper";
+        goals.push(at_most(what, ratio(without.per_second, with.per_second), 1.02, "× without"));
+    }
     goals
 }
 
@@ -380,7 +403,7 @@ impl Results {
 
 fn bold(row: &Row) -> String {
     match row.role {
-        Role::Other | Role::Peer => row.label.clone(),
+        Role::Other | Role::WithoutKeeper | Role::Peer => row.label.clone(),
         Role::Floor | Role::StaitheLegacy | Role::StaitheModern | Role::BridgedToModern | Role::BridgedToLegacy => {
             format!("**{}**", row.label)
         }

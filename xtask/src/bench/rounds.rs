@@ -34,6 +34,8 @@ enum Kind {
     Staithe {
         open: bool,
     },
+    /// staithe as the parent of its servers, without a keeper.
+    Alone,
     /// staithe in front of a server that speaks one era, called in the other.
     Bridge(Bridge),
     Peer(Peer),
@@ -69,6 +71,8 @@ pub(crate) enum Role {
     /// The same calls to a server of the other era, compared with the two above.
     BridgedToModern,
     BridgedToLegacy,
+    /// The same calls where the server is the daemon's own child.
+    WithoutKeeper,
     Peer,
 }
 
@@ -89,6 +93,7 @@ pub(crate) fn own_hosts() -> Vec<Host> {
         host("bare hyper HTTP echo", Kind::FloorHttp),
         host("hyper + one pipe round trip: the floor", Kind::FloorPipe),
         host("staithe", Kind::Staithe { open: false }),
+        host("staithe --no-keeper", Kind::Alone),
         host("staithe --open", Kind::Staithe { open: true }),
         host("staithe, server of sessions alone", Kind::Bridge(Bridge::ToLegacy)),
         host("staithe, server of 2026-07-28 alone", Kind::Bridge(Bridge::ToModern)),
@@ -120,12 +125,12 @@ impl Host {
 
     /// Whether its memory is of interest: how it translates calls takes none.
     pub(crate) fn has_memory_row(&self) -> bool {
-        !matches!(self.kind, Kind::Bridge(_))
+        !matches!(self.kind, Kind::Bridge(_) | Kind::Alone)
     }
 
     /// Whether it speaks MCP over HTTP, with sessions.
     pub(crate) fn has_sessions(&self) -> bool {
-        matches!(self.kind, Kind::Staithe { .. } | Kind::Bridge(_) | Kind::Peer(_))
+        matches!(self.kind, Kind::Staithe { .. } | Kind::Alone | Kind::Bridge(_) | Kind::Peer(_))
     }
 
     /// Starts it; nothing where there is nothing to start.
@@ -144,6 +149,11 @@ impl Host {
                 let options: &[&str] = if *open { &["--open"] } else { &[] };
                 let command = subject::staithe(&places.staithe, &places.scratch.join(name), options, &places.echo);
                 (command, Ready::Staithe { open: *open }, "/mcp/echo")
+            }
+            Kind::Alone => {
+                let state = places.scratch.join(name);
+                let command = subject::staithe(&places.staithe, &state, &["--no-keeper"], &places.echo);
+                (command, Ready::Staithe { open: false }, "/mcp/echo")
             }
             Kind::Bridge(bridge) => {
                 let state = places.scratch.join(name);
@@ -168,6 +178,7 @@ impl Host {
                 row(", sessions", Role::StaitheLegacy, Protocol::Legacy),
                 row(", 2026-07-28 calls", Role::StaitheModern, Protocol::Modern),
             ],
+            Kind::Alone => vec![row(", 2026-07-28 calls", Role::WithoutKeeper, Protocol::Modern)],
             Kind::Staithe { open: true } => vec![row(", sessions", Role::Other, Protocol::Legacy)],
             Kind::Bridge(Bridge::ToLegacy) => {
                 vec![row(", bridged 2026-07-28 calls", Role::BridgedToLegacy, Protocol::Modern)]
