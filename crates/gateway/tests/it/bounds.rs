@@ -1,11 +1,13 @@
 //! What a server may take: floods of output cost neither a core nor the neighbours' time, and an idle process is stopped
 //! and woken as its operator says.
 
-use crate::host::{Host, Setup, eventually, in_mode, modern_tool, name, server, text, tool};
+use crate::host::{Host, Setup, alive, eventually, in_mode, modern_tool, name, server, text, tool};
 use model::{Bounds, IdleTtl, Mode, ServerSpec};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use stdx::clock::monotonic;
+use stdx::meter::Page;
 use testkit::Session;
 
 fn bounded(mut spec: ServerSpec, bounds: Bounds) -> ServerSpec {
@@ -196,4 +198,63 @@ async fn what_is_needed_is_never_stopped_for_idleness() {
     assert_eq!((&first.0["pid"], &first.1["pid"]), (&second.0["pid"], &second.1["pid"]));
     drop((stream, heard));
     host.stop().await;
+}
+
+/// How often a process of `odd` was replaced for `cause`.
+fn restarts(host: &Host, cause: &str) -> u32 {
+    let mut page = Page::default();
+    host.supervisor.write_meters(&mut page);
+    let sample = format!(r#"staithe_restarts_total{{server="odd",cause="{cause}"}} "#);
+    page.finish().lines().find_map(|line| line.strip_prefix(&sample)).unwrap().parse().unwrap()
+}
+
+/// Calls a tool that takes more than its server may. Its caller, the log, the status and the metrics say why it ended; nothing
+/// that it started lives on; the next call works. A neighbour keeps its process.
+async fn ends_over(bounds: Bounds, greedy: &str, says: &str) {
+    let odd = bounded(server("odd", "odd", &["--hungry"]), bounds);
+    let host = Host::open(vec![odd, server("every", "everything", &["--legacy"])]).await;
+    host.ready().await;
+    let client = host.client();
+    modern_tool(&client, "every", "echo", json!({})).await;
+    let neighbour: i32 = host.supervisor.instances(Some(&name("every")))[0].pid.unwrap().try_into().unwrap();
+    let old = text(&modern_tool(&client, "odd", "pid", json!({})).await).to_owned();
+
+    let params = json!({"name": greedy, "arguments": {}});
+    let call = client.modern_call("odd", "tools/call", params);
+    let mut met = BTreeSet::new();
+    let watch = async {
+        eventually("the status says why", || {
+            met.extend(host.processes().into_iter().filter(|pid| *pid != neighbour));
+            let mut reasons = host.supervisor.instances(Some(&name("odd"))).into_iter().filter_map(|i| i.reason);
+            reasons.any(|reason| reason.contains(says))
+        })
+        .await;
+    };
+    let ((_, answer), ()) = tokio::join!(async { call.await.unwrap() }, watch);
+    assert_eq!(answer["error"]["data"]["reason"], "server_ended", "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{answer}");
+
+    let new = text(&modern_tool(&client, "odd", "pid", json!({})).await).to_owned();
+    assert_ne!(old, new);
+    assert!(met.contains(&old.parse().unwrap()), "{old} was not looked at: {met:?}");
+    met.remove(&new.parse().unwrap());
+    eventually("nothing of it lives on", || !met.iter().any(|pid| alive(*pid))).await;
+    eventually("one process of each server lives", || host.processes().len() == 2).await;
+    assert_eq!((restarts(&host, "limit"), restarts(&host, "exit")), (1, 0));
+    let log = host.log_file("odd");
+    assert!(log.lines().any(|line| line.contains("ended: ") && line.contains(says)), "{log}");
+    assert!(alive(neighbour), "a neighbour was ended");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_hog_is_ended_with_the_reason() {
+    let bounds = Bounds { memory: Some(64 << 20), ..Bounds::default() };
+    ends_over(bounds, "hog", "of memory; the limit is 64 MiB").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_is_ended_with_the_reason() {
+    let bounds = Bounds { processes: Some(24), ..Bounds::default() };
+    ends_over(bounds, "bomb", "processes; the limit is 24").await;
 }

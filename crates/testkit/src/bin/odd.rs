@@ -95,6 +95,9 @@ struct Flags {
     /// calls are served meanwhile.
     #[arg(long)]
     spill: bool,
+    /// The tool `hog` takes memory, at most 1 GiB, and does not answer; `bomb` starts processes that start processes, 127 in all.
+    #[arg(long)]
+    hungry: bool,
     /// The tool `both` answers with a result and an error.
     #[arg(long)]
     both: bool,
@@ -113,10 +116,16 @@ struct Flags {
     /// Be the grandchild.
     #[arg(long, hide = true)]
     leaf: bool,
+    /// Be a process that starts two more, so many times.
+    #[arg(long, hide = true, value_name = "TIMES")]
+    bomb: Option<u8>,
 }
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    if let Some(times) = flags.bomb {
+        return be_bomb(times);
+    }
     let outcome = match (&flags.pid_file, flags.middle, flags.leaf) {
         (Some(pid_file), true, _) => be_middle(pid_file, flags.hold_pipes),
         (Some(pid_file), _, true) => be_leaf(pid_file),
@@ -166,6 +175,33 @@ fn be_leaf(pid_file: &Path) -> io::Result<ExitCode> {
     std::fs::rename(&beside, pid_file)?;
     std::thread::sleep(LONGEST_LIFE);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts two processes that do the same, `times` times, and stays. It keeps the pipes open.
+fn be_bomb(times: u8) -> ExitCode {
+    for _ in 0..if times == 0 { 0 } else { 2 } {
+        if let Err(error) = bomb(times - 1) {
+            complain(&format!("odd: no process: {error}"));
+        }
+    }
+    std::thread::sleep(LONGEST_LIFE / 10);
+    ExitCode::SUCCESS
+}
+
+fn bomb(times: u8) -> io::Result<()> {
+    Command::new(std::env::current_exe()?).args(["--bomb", &times.to_string()]).stdin(Stdio::null()).spawn()?;
+    Ok(())
+}
+
+/// Takes 100 MiB of memory a second, up to 1 GiB, and stays for a while.
+fn hog() {
+    let mut taken = Vec::new();
+    for _ in 0..256 {
+        taken.push(vec![1_u8; 4 << 20]);
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    std::thread::sleep(LONGEST_LIFE / 10);
+    drop(std::hint::black_box(taken));
 }
 
 /// From now on SIGTERM and SIGHUP do nothing. The runtime must stay alive as long as that holds.
@@ -297,6 +333,8 @@ impl Server {
             }
             "flood" if self.flags.flood_progress.is_some() => self.flood(id, &params["_meta"]["progressToken"])?,
             "spill" if self.flags.spill => self.spill(id, arguments)?,
+            "hog" if self.flags.hungry => hog(),
+            "bomb" if self.flags.hungry => bomb(6)?,
             "long" if self.flags.long_line.is_some() => {
                 self.output.long_answer(id, self.flags.long_line.unwrap_or(0))?;
             }
@@ -406,6 +444,8 @@ impl Server {
             ("busy", flags.busy_ms.is_some()),
             ("flood", flags.flood_progress.is_some()),
             ("spill", flags.spill),
+            ("hog", flags.hungry),
+            ("bomb", flags.hungry),
             ("long", flags.long_line.is_some()),
             ("die", flags.exit_on_call.is_some()),
             ("spin", flags.spin),
