@@ -1,6 +1,7 @@
 //! The story of one call: an instance is leased, the request is sent with an id of ours, and whatever the server says
 //! about it goes back to the caller, until the answer, the end of the server, the deadline or the caller's leaving.
 
+use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::held::{self, Kept};
 use crate::listen::Host;
@@ -34,8 +35,8 @@ pub(crate) struct Asked {
     pub(crate) mirrored: Mirrored,
     /// A client that leaves takes its request back (modern), or does not (legacy).
     pub(crate) leaving_cancels: bool,
-    /// `None` for subscriptions, which last as long as their client.
-    pub(crate) timeout: Option<Duration>,
+    /// `None` for subscriptions, which last as long as their client. A server's own times are put in before it is sent.
+    pub(crate) timeout: Option<Deadline>,
 }
 
 impl Asked {
@@ -54,8 +55,8 @@ impl Asked {
 const TRIES: usize = 3;
 
 /// Carries one permitted call to an instance and back.
-pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut reply: Reply) {
-    match carried(&host, &permit, &asked, &mut reply).await {
+pub(crate) async fn call(host: Arc<Host>, permit: Permit, mut asked: Asked, mut reply: Reply) {
+    match carried(&host, &permit, &mut asked, &mut reply).await {
         Ok(End::Answer(delivery)) => reply.finish(delivery).await,
         Ok(End::Silence | End::Asks(_)) => reply.close(),
         Ok(End::Held(kept)) => {
@@ -74,9 +75,11 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, asked: Asked, mut repl
 }
 
 /// The exchange with the generation of the server that is current; with the next one if it was replaced meanwhile.
-async fn carried(host: &Host, permit: &Permit, asked: &Asked, reply: &mut Reply) -> Result<End, CallError> {
+async fn carried(host: &Host, permit: &Permit, asked: &mut Asked, reply: &mut Reply) -> Result<End, CallError> {
     loop {
         let hosted = host.supervisor.hosted(permit.server())?;
+        let of_server = |_| Deadline::of(&asked.message, &hosted.spec().watch, &host.settings.limits);
+        asked.timeout = asked.timeout.map(of_server);
         match exchange(host, &hosted, asked, reply).await {
             Err(CallError::Absent(Absent::Stopped(_))) if host.supervisor.replaced(&hosted) => {}
             outcome => return outcome,
@@ -214,7 +217,7 @@ async fn send(
     if let (Some(level), None) = (asked.level, &asked.session) {
         Box::pin(instance.ensure_level(level)).await;
     }
-    let terms = Terms { turn, time: asked.timeout };
+    let terms = Terms { turn, time: asked.timeout.map(|deadline| deadline.after) };
     let pending =
         instance.begin_about(asked.id(), wish(asked), asked.session.clone(), subject.unwrap_or_default(), terms);
     if sent.as_task {
@@ -240,7 +243,9 @@ async fn send(
 
 /// What another daemon must know of the call to end it.
 pub(crate) fn underway(asked: &Asked, lease: &Lease, pending: &Pending) -> Underway {
-    let patience = i64::try_from(asked.timeout.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
+    // Nobody will know by then how often progress began its time anew.
+    let patience = asked.timeout.map(|deadline| deadline.most.unwrap_or(deadline.after)).unwrap_or_default();
+    let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
     Underway {
         upstream: pending.id(),
         instance: lease.instance().id(),
@@ -327,7 +332,10 @@ pub(crate) async fn answer(
             Happened::Item(Item::Withdrawn(_)) => Ok(()),
             // Each round of a modern server counts from its own beginning; to the client they are one call (E150).
             Happened::Item(Item::Note(note)) if leg == Leg::LegacyToModern && !reached.rises(&note) => Ok(()),
-            Happened::Item(Item::Note(note)) => reply.event(&note_body(&asked.message, &note)).await,
+            Happened::Item(Item::Note(note)) => {
+                clock.heard(&note, &pending);
+                reply.event(&note_body(&asked.message, &note)).await
+            }
             Happened::Item(Item::Ask(body)) => ask(asked, reply, body).await,
             Happened::Quiet => reply.keep_alive().await,
             Happened::Left => Err(Left),
@@ -417,12 +425,27 @@ pub(crate) struct Clock {
     next: Instant,
     every: Duration,
     deadline: Option<(Instant, Duration)>,
+    /// How far progress may push it, and by how much at a time.
+    most: Option<(Instant, Duration)>,
 }
 
 impl Clock {
-    pub(crate) fn start(first: Duration, every: Duration, timeout: Option<Duration>) -> Self {
+    pub(crate) fn start(first: Duration, every: Duration, timeout: Option<Deadline>) -> Self {
         let now = monotonic();
-        Self { next: now + first, every, deadline: timeout.map(|after| (now + after, after)) }
+        let deadline = timeout.map(|Deadline { after, .. }| (now + after, after));
+        let most = timeout.and_then(|Deadline { after, most }| Some((now + most?, after)));
+        Self { next: now + first, every, deadline, most }
+    }
+
+    /// The server said how far the call is: where it is allowed to, it gets its time once more.
+    pub(crate) fn heard(&mut self, note: &Message, pending: &Pending) {
+        let (Some((end, again)), Some((at, after))) = (self.most, self.deadline) else { return };
+        let now = monotonic();
+        let next = (now + again).min(end);
+        if note.method() == "notifications/progress" && next > at {
+            self.deadline = Some((next, after + (next - at)));
+            pending.has_time(Some(next - now));
+        }
     }
 
     /// Something was sent: the silence starts anew.

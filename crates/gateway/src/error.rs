@@ -8,7 +8,7 @@ use crate::reply::{Body, json};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
-use model::{Blame, ServerName};
+use model::{Blame, ServerName, Span};
 use std::time::Duration;
 use supervisor::{Absent, ExitReport, NoLookup, NoSession, NotKept, Outcome, Stalled, Unanswered};
 use wire::bridge::Delivery;
@@ -81,7 +81,7 @@ pub(crate) enum CallError {
     Gone(ExitReport),
     #[error("{0}")]
     Garbled(String),
-    #[error("the server {server} did not answer within {} s; it was told to stop", after.as_secs())]
+    #[error("the server {server} did not answer within {}; it was told to stop", whole(*after))]
     Deadline { server: ServerName, after: Duration },
     #[error("{limit} calls of this principal wait for answers, which is the limit; wait for one of them")]
     Calls { limit: usize },
@@ -146,6 +146,11 @@ pub(crate) enum Unasked {
     Crowded,
     #[error("the server asked {rounds} times during one call, which is the limit")]
     Endless { rounds: u32 },
+}
+
+/// A time as people write it: from a second on in seconds.
+fn whole(time: Duration) -> Span {
+    Span::from(if time < Duration::from_secs(1) { time } else { Duration::from_secs(time.as_secs()) })
 }
 
 /// What a caller can know about a call that got no answer.

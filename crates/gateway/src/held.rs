@@ -332,6 +332,7 @@ impl Held<'_> {
     /// Passes a notification on. While nobody waits, the last progress is kept for who comes (B15).
     async fn note(&mut self, note: Message) -> Option<Outcome> {
         let progress = note.method() == "notifications/progress";
+        self.clock.heard(&note, &self.pending);
         let waited = !self.waiters.is_empty();
         for mut waiter in std::mem::take(&mut self.waiters) {
             let wanted = !progress || waiter.message.progress_token().is_some();

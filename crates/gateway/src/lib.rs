@@ -11,6 +11,7 @@ mod admit;
 mod batch;
 mod call;
 mod cors;
+mod deadline;
 mod error;
 mod feed;
 mod held;

@@ -5,7 +5,7 @@ use crate::meters::Meters;
 use crate::pass;
 use crate::permit::Shares;
 use crate::routes;
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 use crate::sse::Channels;
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -94,11 +94,19 @@ pub async fn serve(
     drop(listener);
     connections.close();
     // Where another daemon has taken over, nothing hurries: a call has all of its time.
-    let patience = if leaving.is_over() { limits.call_timeout + LINGER } else { limits.drain };
+    let patience = if leaving.is_over() { longest_call(&host) + LINGER } else { limits.drain };
     host.stopping.cancel();
     if tokio::time::timeout(patience, connections.wait()).await.is_err() {
         tracing::warn!("some calls had not finished when the host stopped");
     }
+}
+
+/// The longest that a call of any server may take.
+fn longest_call(host: &Host) -> Duration {
+    let Limits { call_timeout, call_timeout_max, .. } = host.settings.limits;
+    let servers = host.supervisor.servers();
+    let times = servers.iter().map(|server| server.watch.longest(call_timeout, call_timeout_max));
+    times.fold(call_timeout, Duration::max)
 }
 
 /// The next connection once there is room for it. `None` only if the semaphore is closed, which never happens.

@@ -2,6 +2,7 @@
 
 use crate::admit::Admitted;
 use crate::call::{Asked, call};
+use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::held::{self, Came, Retrying};
 use crate::listen::Host;
@@ -98,7 +99,7 @@ async fn prepared(
             return Ok(Prepared::Retry(retry));
         }
     }
-    let timeout = (message.method() != LISTEN).then_some(host.settings.limits.call_timeout);
+    let timeout = (message.method() != LISTEN).then_some(Deadline::fixed(host.settings.limits.call_timeout));
     let asked = Asked { message, caller, session: None, level, mirrored, leaving_cancels: true, timeout };
     Ok(Prepared::Call(Box::new(asked)))
 }

@@ -5,6 +5,7 @@
 //! give them (E79, E197), and each counts once.
 
 use crate::call::{Asked, Clock, End, Happened, Progress, answer, ask, note_body, stated, underway, wish};
+use crate::deadline::Deadline;
 use crate::error::{CallError, Unasked};
 use crate::listen::Host;
 use crate::reply::Reply;
@@ -87,7 +88,7 @@ async fn round(
             let mut line = Vec::new();
             reply.about(underway(asked, lease, &pending)).await;
             required.retry_line(&mut line, message, pending.id(), Some(&stated(session)), &answers);
-            pending.has_time(asked.timeout);
+            pending.has_time(asked.timeout.map(|deadline| deadline.after));
             if let Err(stalled) = pending.send_reserved(line) {
                 pending.finish();
                 return Err(stalled.into());
@@ -123,7 +124,7 @@ impl Leg<'_> {
         let limits = &self.host.settings.limits;
         let count = self.required.questions().len();
         let time = if count == 0 { PACE } else { limits.ask_timeout };
-        let mut clock = Clock::start(limits.stream_after, limits.keep_alive, Some(time));
+        let mut clock = Clock::start(limits.stream_after, limits.keep_alive, Some(Deadline::fixed(time)));
         let Some(mut answers) = self.put(reply).await? else { return Ok(None) };
         let mut given = vec![Vec::new(); count];
         while count == 0 || !self.open.is_empty() {

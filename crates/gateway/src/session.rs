@@ -2,6 +2,7 @@
 
 use crate::admit::Admitted;
 use crate::call::{Asked, call};
+use crate::deadline::Deadline;
 use crate::error::{CallError, GateError};
 use crate::feed::{self, Hello};
 use crate::listen::Host;
@@ -130,7 +131,7 @@ fn spawn_call(
             level,
             // A legacy client that loses its connection has not cancelled anything (E78).
             leaving_cancels: false,
-            timeout: Some(host.settings.limits.call_timeout),
+            timeout: Some(Deadline::fixed(host.settings.limits.call_timeout)),
             message,
         };
         call(host, permit, asked, reply).await;

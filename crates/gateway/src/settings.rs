@@ -44,6 +44,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long a server may take for one call.
     pub call_timeout: Duration,
+    /// How long a call may take whose server is allowed more time with each progress notification.
+    pub call_timeout_max: Duration,
     /// How long a call of a tool may wait until the list of the server's tools is read, before it goes on without what the
     /// list would have told.
     pub tools_wait: Duration,
@@ -102,6 +104,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(300),
+            call_timeout_max: Duration::from_secs(3600),
             tools_wait: Duration::from_secs(2),
             ask_timeout: Duration::from_secs(600),
             rounds: 8,

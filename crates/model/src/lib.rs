@@ -12,6 +12,7 @@ pub mod server;
 pub mod session;
 pub mod target;
 pub mod token;
+pub mod watch;
 
 pub use blame::Blame;
 pub use bounds::{BadBound, Bounds, Effective, IdleTtl};
@@ -21,3 +22,4 @@ pub use server::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 pub use session::{OpenCall, SessionRecord};
 pub use target::{BadRemote, Program, Remote, RemoteUrl, Target};
 pub use token::TokenRecord;
+pub use watch::{BadSpan, Ping, Span, Watch};

@@ -3,6 +3,7 @@
 use crate::bounds::Bounds;
 use crate::name::{Principal, ServerName};
 use crate::server::{EraPin, Mode, Verdict};
+use crate::watch::Watch;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -110,6 +111,9 @@ pub struct ServerReport {
     pub verdict: Option<Verdict>,
     /// When the probe ran, Unix milliseconds.
     pub probed_at_ms: Option<i64>,
+    /// Its own times, where it has any.
+    #[serde(default, skip_serializing_if = "Watch::is_default")]
+    pub watch: Watch,
     /// Number of its current desired state.
     pub generation: u64,
     /// In one word.

@@ -3,6 +3,7 @@
 use crate::bounds::Bounds;
 use crate::name::ServerName;
 use crate::target::{Program, Remote, Target};
+use crate::watch::Watch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -114,6 +115,9 @@ pub struct ServerSpec {
     /// What its instances may take.
     #[serde(default, skip_serializing_if = "Bounds::is_empty")]
     pub bounds: Bounds,
+    /// How long its calls may take, and how it is watched.
+    #[serde(default, skip_serializing_if = "Watch::is_default")]
+    pub watch: Watch,
     /// Whether the operator wants it to run.
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -145,6 +149,7 @@ impl ServerSpec {
             mode: Mode::default(),
             era: EraPin::default(),
             bounds: Bounds::default(),
+            watch: Watch::default(),
             enabled: true,
             generation: 0,
         }

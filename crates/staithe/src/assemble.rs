@@ -121,6 +121,7 @@ pub(crate) async fn assemble(
         limits: supervisor::Limits {
             drain: config.serving.drain,
             inherited_calls: config.serving.call_timeout,
+            inherited_calls_max: config.serving.call_timeout_max,
             ..config.hosting.clone()
         },
     };

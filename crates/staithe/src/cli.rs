@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use model::{EraPin, IdleTtl, Mode, Principal, ServerName, bounds, measure};
+use model::{EraPin, IdleTtl, Mode, Principal, ServerName, Span, bounds, measure};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -120,6 +120,9 @@ pub(crate) struct RunArgs {
     /// It is stopped when nobody used it for so long, like "1 h", or never [default: "15 min"]
     #[arg(long, value_name = "TIME", value_parser = bounds::idle_ttl)]
     pub(crate) idle_ttl: Option<IdleTtl>,
+    /// How long one call may take, like "30 s" or "10 min" [default: 5 min]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) call_timeout: Option<Span>,
     /// Ask callers for no token. Only on a loopback address
     #[arg(long)]
     pub(crate) open: bool,

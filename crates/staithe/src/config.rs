@@ -1,17 +1,19 @@
 //! `staithe.toml`: every key in one table with its reason, read and shown through the same fields. All mistakes are
 //! reported at once, each with its line and column. Every key is optional.
 
+mod mistake;
 mod values;
 
 use crate::export::Endpoint;
 use serde_json::json;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
+use mistake::{Mistake, place};
 use model::Bounds;
 use model::measure::{show_size, show_time};
 use values::{address, base_url, bytes, count, directory, filter, fit, list, plain, time, words};
@@ -85,24 +87,6 @@ impl Default for Config {
     }
 }
 
-/// One mistake in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mistake {
-    /// Line and column, counted from 1, where they are known.
-    pub(crate) at: Option<(usize, usize)>,
-    /// What is wrong and what would be right.
-    pub(crate) text: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.at {
-            Some((line, column)) => write!(f, "line {line}, column {column}: {}", self.text),
-            None => f.write_str(&self.text),
-        }
-    }
-}
-
 /// Reads the text of a configuration file.
 pub(crate) fn parse(text: &str) -> Result<Config, Vec<Mistake>> {
     let (table, syntax) = DeTable::parse_recoverable(text);
@@ -137,12 +121,6 @@ fn read_table(config: &mut Config, prefix: &str, table: &DeTable<'_>, wrong: &mu
             (None, _) => wrong(key.span(), format!("there is no key `{name}`; `staithe check` prints every key")),
         }
     }
-}
-
-fn place(text: &str, at: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-    (1 + before.iter().filter(|b| **b == b'\n').count(), 1 + before.len() - line_start)
 }
 
 impl Config {
@@ -468,6 +446,11 @@ const KEYS: &[Key] = &[
         name: "limits.call_timeout",
         why: "How long one call may take.",
         field: |c| Field::Time(&mut c.serving.call_timeout),
+    },
+    Key {
+        name: "limits.call_timeout_max",
+        why: "How long a call may take whose time begins anew with each progress notification; a server must allow that.",
+        field: |c| Field::Time(&mut c.serving.call_timeout_max),
     },
     Key {
         name: "limits.ask_timeout",

@@ -305,6 +305,7 @@ mod tests {
             era: EraPin::Auto,
             verdict: Some(Verdict::Legacy),
             probed_at_ms: None,
+            watch: model::Watch::default(),
             generation: 1,
             health,
             reason: reason.map(str::to_owned),

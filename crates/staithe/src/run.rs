@@ -89,6 +89,7 @@ fn spec(args: &RunArgs) -> Result<ServerSpec, Problem> {
         idle_ttl: args.idle_ttl,
         ..Bounds::default()
     };
+    spec.watch.call_timeout = args.call_timeout;
     Ok(spec)
 }
 

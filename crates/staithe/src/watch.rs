@@ -90,6 +90,7 @@ mod tests {
             era: EraPin::Auto,
             verdict: Some(Verdict::Dual),
             probed_at_ms: None,
+            watch: model::Watch::default(),
             generation: 1,
             health,
             reason: reason.map(str::to_owned),

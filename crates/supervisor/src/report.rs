@@ -28,6 +28,7 @@ pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: u32) -> Server
         era: spec.era,
         verdict: known.as_ref().map(|k| k.verdict),
         probed_at_ms: known.as_ref().map(|k| k.probed_at_ms),
+        watch: spec.watch.clone(),
         generation: spec.generation,
         health,
         reason,

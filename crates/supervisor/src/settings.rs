@@ -44,6 +44,8 @@ pub struct Limits {
     /// How long a process that was taken over from an earlier daemon may be silent: it may be at work for callers that
     /// nobody knows.
     pub inherited_calls: Duration,
+    /// The same where progress extends the time of calls. Both count for servers without times of their own.
+    pub inherited_calls_max: Duration,
     /// An instance without calls, sessions and streams for this long is stopped; the next call starts it again.
     pub idle_ttl: Duration,
     /// What an instance may take where its server says nothing.
@@ -96,6 +98,7 @@ impl Default for Limits {
             stop_grace: Duration::from_secs(2),
             drain: Duration::from_secs(10),
             inherited_calls: Duration::from_secs(300),
+            inherited_calls_max: Duration::from_secs(3600),
             idle_ttl: Duration::from_secs(15 * 60),
             instance: model::Bounds::host_defaults(),
             instances_per_server: 64,

@@ -428,7 +428,9 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: Option<Running>) ->
 
 /// Why the process must be replaced, as soon as it must. One that another daemon has now is not ours to judge.
 async fn judged(instance: &Arc<Instance>, hosted: &Hosted) -> Wedged {
-    let inherited = instance.taken_over.map(|since| since + instance.context.limits.inherited_calls);
+    let limits = &instance.context.limits;
+    let longest = || hosted.spec().watch.longest(limits.inherited_calls, limits.inherited_calls_max);
+    let inherited = instance.taken_over.map(|since| since + longest());
     let wedged = watchdog::watch(instance, hosted, inherited).await;
     if hosted.is_frozen() {
         std::future::pending::<()>().await;

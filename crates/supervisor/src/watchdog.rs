@@ -8,6 +8,7 @@ use crate::hosted::Hosted;
 use crate::instance::{Instance, Unanswered};
 use crate::tree::{self, Seen};
 use crate::verdict::{Cause, Facts, Load, Open, Process, Verdict, judge};
+use model::{Ping, Span};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -159,12 +160,13 @@ enum Outcome {
 /// `inherited` is when the calls of an earlier daemon, which nobody knows, have had their time.
 pub(crate) async fn watch(instance: &Arc<Instance>, hosted: &Hosted, inherited: Option<Instant>) -> Wedged {
     let limits = &instance.context.limits;
+    let own = &hosted.spec().watch;
     let mut dog = Dog {
         instance,
         reflexes: hosted.reflexes(),
-        quiet: limits.quiet,
-        deadline: limits.probe_deadline,
-        pings: true,
+        quiet: own.quiet.map_or(limits.quiet, Span::get),
+        deadline: own.probe_deadline.map_or(limits.probe_deadline, Span::get),
+        pings: own.ping == Ping::Auto,
         inherited,
         doublings: 0,
         heard_by_probe: None,

@@ -1,5 +1,6 @@
 //! Modern clients in front of a legacy server that asks: rounds, and everything that can go wrong between two of them.
 
+use crate::deadlines::timed;
 use crate::host::{Host, Setup, eventually, in_mode, modern_tool, reason, server, text};
 use model::{Mode, ServerSpec};
 use serde_json::{Value, json};
@@ -474,6 +475,37 @@ async fn e179_progress_and_log_follow_the_request_that_waits() {
     assert_eq!(messages.iter().filter(|m| m["params"]["data"] == "hello").count(), 1);
     said(messages.last().unwrap());
     host.stop().await;
+}
+
+/// A call that was held has its time from each retry on; progress extends it there too.
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_extends_a_held_call_where_it_may() {
+    for (watch, late) in [
+        (json!({"callTimeout": "2 s"}), Some("2 s")),
+        (json!({"callTimeout": "2 s", "progressExtends": true, "callTimeoutMax": "3 s"}), Some("3 s")),
+        (json!({"callTimeout": "2 s", "progressExtends": true}), None),
+    ] {
+        let host = Host::open(vec![timed(asker(Mode::PerPrincipal), watch)]).await;
+        let client = able(&host);
+        let work = (1..=7).flat_map(|n| [json!({"sleep": 600}), json!({"progress": n})]);
+        let mut params = steps(&[form("a"), wait("a")].into_iter().chain(work).collect());
+        params["_meta"] = json!({"progressToken": "t"});
+        let round = call(&client, params.clone()).await;
+        let again = retry(&params, &round, json!({"r1_1": accept("x")}));
+        let mut stream = client.modern_stream("asker", "tools/call", again).await.unwrap();
+        let mut last = Value::Null;
+        while let Some(message) = stream.next_message().await.unwrap() {
+            last = message;
+        }
+        match late {
+            None => drop(said(&last)),
+            Some(time) => {
+                assert_eq!(reason(&last), "deadline", "{last}");
+                assert!(last["error"]["message"].as_str().unwrap().contains(&format!("within {time};")), "{last}");
+            }
+        }
+        host.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

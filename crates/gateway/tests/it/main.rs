@@ -4,6 +4,7 @@
 mod bounds;
 mod bytes;
 mod clauses;
+mod deadlines;
 mod edges;
 mod edges_wire;
 mod failure;

@@ -2,6 +2,7 @@
 //!
 //! Times are scaled: a call has 4 s instead of 5 min, silence is worth a question after 0.5 to 1 s instead of 30 s.
 
+use crate::deadlines::timed;
 use crate::host::{Host, Setup, alive, eventually, modern_tool, name, reason, server, text, tool};
 use model::ServerSpec;
 use model::report::Health;
@@ -100,6 +101,43 @@ async fn a_server_that_hangs_is_replaced_within_twice_the_time_of_its_call() {
         }
         host.stop().await;
     }
+}
+
+/// The host's times are far too long for this; only the server's own count.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlocked_server_is_replaced_within_twice_the_time_of_the_tool() {
+    let spec = odd(&["--ignore-term", "--deadlock-after", "2"]);
+    let spec = timed(spec, json!({"callTimeout": "2 min", "toolTimeouts": {"echo": "4 s"}, "probeDeadline": "1 s"}));
+    let host = Host::open(vec![spec]).await;
+    let client = Arc::new(host.client());
+    let session = client.legacy_session("odd").await.unwrap();
+    let before = pid(&session).await;
+    assert!(modern_tool(&client, "odd", "echo", json!({})).await["result"].is_object());
+    let since = monotonic();
+    let hanging = stdx::task::spawn("a call", {
+        let client = client.clone();
+        async move { client.modern_call("odd", "tools/call", json!({"name": "echo", "arguments": {}})).await.unwrap().1 }
+    });
+    is_replaced(&host, &session, before, since, &["answers nothing"]).await;
+    assert_eq!(reason(&hanging.await.unwrap().unwrap()), "deadline");
+    host.stop().await;
+}
+
+/// It reads nothing while it works, four times as long as its call has, and answers to nothing else. Its progress is all
+/// that speaks for it, and it is the operator who says that this counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_hears_that_progress_extends_a_call() {
+    let args = ["--step-ms", "2000", "--ignore-ping", "--ignore-lists"];
+    let times = json!({"callTimeout": "4 s", "progressExtends": true, "quiet": "500 ms", "probeDeadline": "500 ms"});
+    let host = Host::open(vec![timed(odd(&args), times)]).await;
+    let client = host.client();
+    let session = client.legacy_session("odd").await.unwrap();
+    let before = pid(&session).await;
+    let params = json!({"name": "steps", "arguments": {}, "_meta": {"progressToken": "t"}});
+    let answer = session.call("tools/call", params).await.unwrap();
+    assert_eq!(text(&answer), "done");
+    assert_eq!((pid(&session).await, host.report().restarts), (before, 0), "{:#?}", said(&host));
+    host.stop().await;
 }
 
 /// Nobody has called: the instance is asked whether it lives.

@@ -5,7 +5,7 @@ mod remote;
 
 use super::expand::{Expander, Surroundings, env_file};
 use super::jsonc::{self, JsoncError};
-use model::{Bounds, ServerName, ServerSpec};
+use model::{Bounds, ServerName, ServerSpec, Watch};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -281,6 +281,7 @@ impl Reader<'_> {
         spec.enabled = self.enabled(fields)?;
         spec.mode = self.choice(fields, "mode");
         spec.era = self.choice(fields, "era");
+        spec.watch = self.watch(fields);
         let bounds = if spec.program().is_some() { &Bounds::NAMES[..] } else { &Bounds::REMOTE };
         for name in bounds {
             match fields.get(*name) {
@@ -312,6 +313,15 @@ impl Reader<'_> {
                 T::default()
             }
         }
+    }
+
+    /// Times of its own. Another tool's field of that name is not taken for it.
+    fn watch(&mut self, fields: &Map<String, Value>) -> Watch {
+        let Some(given) = fields.get("watch") else { return Watch::default() };
+        serde_json::from_value(given.clone()).unwrap_or_else(|error| {
+            self.note("watch", Kind::NotUsed, error.to_string());
+            Watch::default()
+        })
     }
 
     fn note(&mut self, field: &str, kind: Kind, text: impl Into<String>) {
@@ -501,7 +511,8 @@ impl Reader<'_> {
 }
 
 /// Fields that have an effect.
-const USED: [&str; 10] = ["command", "args", "env", "envFile", "cwd", "type", "disabled", "enabled", "mode", "era"];
+const USED: [&str; 11] =
+    ["command", "args", "env", "envFile", "cwd", "type", "disabled", "enabled", "mode", "era", "watch"];
 
 fn why_not_used(field: &str) -> &'static str {
     match field {
@@ -629,6 +640,9 @@ mod tests {
             }
             for name in model::Bounds::NAMES {
                 let _ = spec.bounds.get(name).map(|value| write!(out, " {name}={value:?}"));
+            }
+            if !spec.watch.is_default() {
+                let _ = write!(out, " watch={}", serde_json::to_string(&spec.watch).unwrap());
             }
             out.push('\n');
         }

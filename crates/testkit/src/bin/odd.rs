@@ -98,6 +98,9 @@ struct Flags {
     /// The tool `hog` takes memory, at most 1 GiB, and does not answer; `bomb` starts processes that start processes, 127 in all.
     #[arg(long)]
     hungry: bool,
+    /// The tool `steps` reports progress four times, each after this many milliseconds, and reads nothing meanwhile.
+    #[arg(long, value_name = "N")]
+    step_ms: Option<u64>,
     /// The tool `both` answers with a result and an error.
     #[arg(long)]
     both: bool,
@@ -331,6 +334,14 @@ impl Server {
                 }
                 self.text(id, "done")?;
             }
+            "steps" if self.flags.step_ms.is_some() => {
+                let (token, time) = (&params["_meta"]["progressToken"], self.flags.step_ms.unwrap_or(0));
+                for step in 1..=4 {
+                    std::thread::sleep(Duration::from_millis(time).min(LONGEST_LIFE));
+                    self.output.message(&progress(&token.to_string(), step, ""))?;
+                }
+                self.text(id, "done")?;
+            }
             "flood" if self.flags.flood_progress.is_some() => self.flood(id, &params["_meta"]["progressToken"])?,
             "spill" if self.flags.spill => self.spill(id, arguments)?,
             "hog" if self.flags.hungry => hog(),
@@ -382,10 +393,7 @@ impl Server {
         let (times, token) = (self.flags.flood_progress.unwrap_or(0), token.to_string());
         std::thread::Builder::new().spawn(move || {
             for step in 0..times {
-                let params =
-                    format!(r#"{{"progressToken":{token},"progress":{step},"message":"{}"}}"#, "x".repeat(200));
-                let note = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#);
-                if output.message(&note).is_err() {
+                if output.message(&progress(&token, step, &"x".repeat(200))).is_err() {
                     return;
                 }
             }
@@ -446,6 +454,7 @@ impl Server {
             ("spill", flags.spill),
             ("hog", flags.hungry),
             ("bomb", flags.hungry),
+            ("steps", flags.step_ms.is_some()),
             ("long", flags.long_line.is_some()),
             ("die", flags.exit_on_call.is_some()),
             ("spin", flags.spin),
@@ -457,6 +466,11 @@ impl Server {
         let tools: Vec<String> = traps.iter().filter(|(_, set)| *set).map(|(name, _)| tool(name)).collect();
         format!(r#""tools":[{}]"#, tools.join(","))
     }
+}
+
+fn progress(token: &str, step: u64, words: &str) -> String {
+    let params = format!(r#"{{"progressToken":{token},"progress":{step},"message":"{words}"}}"#);
+    format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#)
 }
 
 fn initialize(params: &Value) -> String {

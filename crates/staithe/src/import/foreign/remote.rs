@@ -9,7 +9,7 @@ const ADDRESSES: [&str; 3] = ["url", "httpUrl", "serverUrl"];
 /// Under which names they say how it is spoken to.
 const TRANSPORTS: [&str; 3] = ["type", "transport", "transportType"];
 /// Fields that have an effect.
-const USED: [&str; 13] = [
+const USED: [&str; 14] = [
     "url",
     "httpUrl",
     "serverUrl",
@@ -23,6 +23,7 @@ const USED: [&str; 13] = [
     "enabled",
     "mode",
     "era",
+    "watch",
 ];
 
 /// Whether the entry describes a remote server. The error says why it describes nothing that can be hosted.
