@@ -101,7 +101,12 @@ fn first_line(mut from: std::process::ChildStdout) -> io::Result<Option<String>>
 
 /// The keeper's process, with the words after [`VERB`]. Its first line on stdout is `ready`, or why it cannot work.
 pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
-    let served = prepare(words).and_then(|options| serve(options).map_err(|error| format!("poll: {error}")));
+    let served = prepare(words).and_then(|options| {
+        let served = serve(options).map_err(|error| format!("poll: {error}"));
+        // We hold the lock, so it is ours. Nobody listens there any more, and nobody shall wonder.
+        let _ = fs::remove_file(socket_path(Path::new("")));
+        served
+    });
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

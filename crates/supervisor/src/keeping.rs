@@ -55,6 +55,8 @@ struct Inner {
     place: Place,
     /// Attaching takes a while, and one at a time does it.
     link: tokio::sync::Mutex<Option<Link>>,
+    /// We want no keeper any more: whoever still asks for one must not start another. Changes under the lock of `link`.
+    let_go: AtomicBool,
     /// The keeper process, where this daemon started it: it is ours to reap.
     started: Mutex<Option<std::process::Child>>,
     /// The thread that is the keeper, where there is no process.
@@ -152,6 +154,7 @@ impl Keeper {
         let inner = Inner {
             place,
             link: tokio::sync::Mutex::new(None),
+            let_go: AtomicBool::new(false),
             started: Mutex::new(None),
             thread: Mutex::new(None),
             fates: Arc::default(),
@@ -187,8 +190,7 @@ impl Keeper {
     /// Ends the keeper and whatever it still holds.
     pub async fn end(&self, grace: Duration) -> Result<(), KeeperError> {
         lock(&self.inner.listeners).clear();
-        self.inner.fates.lost.notify_one();
-        let Some(link) = self.inner.link.lock().await.take() else { return Ok(()) };
+        let Some(link) = self.let_go().await else { return Ok(()) };
         let ended = asked(link.client, move |client| client.end(grace)).await;
         self.reap();
         ended
@@ -196,14 +198,24 @@ impl Keeper {
 
     /// Lets go of the keeper, which goes on without us.
     pub async fn detach(&self) {
-        if let Some(link) = self.inner.link.lock().await.take() {
+        if let Some(link) = self.let_go().await {
             link.client.detach();
         }
+    }
+
+    async fn let_go(&self) -> Option<Link> {
+        let mut link = self.inner.link.lock().await;
+        self.inner.let_go.store(true, Ordering::Relaxed);
         self.inner.fates.lost.notify_one();
+        link.take()
     }
 
     /// Takes hold of the keeper again after [`Self::detach`].
     pub(crate) async fn attach_again(&self) -> Result<(), KeeperError> {
+        {
+            let _changing = self.inner.link.lock().await;
+            self.inner.let_go.store(false, Ordering::Relaxed);
+        }
         self.link().await?;
         stdx::task::spawn("look after the keeper", self.clone().look_after());
         Ok(())
@@ -276,6 +288,9 @@ impl Keeper {
         if let Some(link) = link.as_ref().filter(|link| !link.gone.load(Ordering::Acquire)) {
             return Ok(link.client.clone());
         }
+        if self.inner.let_go.load(Ordering::Relaxed) {
+            return Err(KeeperError::Stopping);
+        }
         let inner = self.inner.clone();
         let connected = tokio::task::spawn_blocking(move || inner.connect()).await;
         let connected = connected.map_err(|_| KeeperError::Stopping)??;
@@ -286,13 +301,16 @@ impl Keeper {
     async fn look_after(self) {
         loop {
             self.inner.fates.lost.notified().await;
-            if self.inner.link.lock().await.is_none() {
+            if self.is_let_go().await {
                 return;
             }
             tracing::error!("the keeper ended; starting another, and the servers with it");
             self.reap();
             let mut attempt = 0;
             while let Err(error) = self.link().await {
+                if self.is_let_go().await {
+                    return;
+                }
                 attempt += 1;
                 tracing::error!(error = %stdx::chain::Chain(&error), "there is no keeper");
                 tokio::time::sleep(stdx::backoff::delay(
@@ -304,6 +322,11 @@ impl Keeper {
                 .await;
             }
         }
+    }
+
+    async fn is_let_go(&self) -> bool {
+        let _settled = self.inner.link.lock().await;
+        self.inner.let_go.load(Ordering::Relaxed)
     }
 
     fn reap(&self) {

@@ -1,0 +1,46 @@
+//! SIGTERM: calls finish, everything ends, nothing is left.
+
+use crate::daemon::{Daemon, until};
+use crate::load;
+use serde_json::json;
+use testkit::Client;
+
+/// Nothing of the daemon is left: no process, no socket.
+pub(crate) async fn nothing_is_left(daemon: &Daemon) {
+    until("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
+    assert_eq!(daemon.servers(), Vec::<u32>::new());
+    let mut found = Vec::new();
+    for place in ["", "run"] {
+        let names = std::fs::read_dir(daemon.state().join(place)).unwrap().map(|entry| entry.unwrap().file_name());
+        found.extend(names.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".sock")));
+    }
+    assert_eq!(found, Vec::<String>::new(), "sockets are left");
+}
+
+#[tokio::test]
+async fn sigterm_lets_a_call_finish_and_leaves_nothing() {
+    let mut daemon = Daemon::new(&load::servers(), &[], "");
+    let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    let session = client.legacy_session("own").await.unwrap();
+    let params = json!({
+        "name": "note", "arguments": {"nonce": "n", "canary": "ann", "ms": 1000, "steps": 20},
+        "_meta": {"progressToken": "p"},
+    });
+    let mut stream = session.stream(&json!("n"), "tools/call", params).await.unwrap();
+    while stream.next().await.unwrap().unwrap().data.is_empty() {}
+    assert_ne!(daemon.servers(), Vec::<u32>::new());
+    daemon.terminate();
+    let mut answer = None;
+    while let Ok(Some(message)) = stream.next_message().await {
+        answer = message.get("method").is_none().then_some(message).or(answer);
+    }
+    let answer = answer.unwrap();
+    assert!(
+        answer["result"]["content"][0]["text"].as_str().is_some_and(|text| text.contains(r#""nonce":"n""#)),
+        "{answer}"
+    );
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    let log = std::fs::read_to_string(daemon.state().join("err.log")).unwrap();
+    assert!(!log.contains("ERROR"), "a stop in order is no fault:\n{log}");
+    nothing_is_left(&daemon).await;
+}

@@ -1,0 +1,152 @@
+//! `kill -9` of the daemon: processes, sessions and listeners outlive it, and nothing is answered wrongly or done twice.
+
+use crate::daemon::{Daemon, Dice, signal, until};
+use crate::load::{self, Allowed};
+use rustix::process::Signal;
+use serde_json::json;
+use std::time::Duration;
+use stdx::clock::monotonic;
+use testkit::Client;
+
+/// What a call may be told beside its answer: it ran when the daemon died, and its answer died with it.
+const REASONS: &[&str] = &["outcome_unknown"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_kills_under_load_lose_nothing() {
+    kills(200).await;
+}
+
+async fn kills(rounds: usize) {
+    let mut dice = Dice::new();
+    // An answer that a daemon read and took to its grave is missed when the time of its call is up.
+    let mut daemon = Daemon::new(&load::servers(), &[], "[limits]\ncall_timeout = \"10 s\"\n");
+    let allowed = Allowed { reasons: REASONS, ..Allowed::default() };
+    let (load, tasks) = load::begin(&daemon, &mut dice, allowed);
+    until("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
+    let probe = Probe::new(&daemon);
+    assert!(probe.is_served().await);
+    let (began, mut times) = (monotonic(), Vec::new());
+    for _ in 0..rounds {
+        let killed = monotonic();
+        daemon.kill();
+        daemon.start();
+        // Now and then the next one is killed before it serves.
+        if dice.below(4) == 0 {
+            tokio::time::sleep(Duration::from_millis(5 + dice.below(100))).await;
+            continue;
+        }
+        // This connection is made before anybody listens again.
+        assert!(probe.is_served().await, "a call that waited for the next daemon was not served");
+        times.push(killed.elapsed());
+        tokio::time::sleep(Duration::from_millis(dice.below(150))).await;
+    }
+    println!("{rounds} kills in {:?}", began.elapsed());
+    print_times(times);
+    load.balance(tasks).await;
+}
+
+/// Calls on a connection of their own.
+struct Probe(Client);
+
+impl Probe {
+    fn new(daemon: &Daemon) -> Self {
+        Self(Client::new(&daemon.url, Some(daemon.token("probe"))).unwrap())
+    }
+
+    async fn is_served(&self) -> bool {
+        let params = json!({"name": "ledger", "arguments": {}});
+        let Ok(stream) = self.0.modern_stream("modern", "tools/call", params).await else { return false };
+        let Ok(whole) = stream.whole().await else { return false };
+        whole.status == 200 && whole.json().is_ok_and(|answer| answer["result"]["content"].is_array())
+    }
+}
+
+fn print_times(mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
+    println!("from the kill to the first served call: p50 {:?}, p99 {:?}, max {:?}", at(50), at(99), at(100));
+    assert!(at(100) < Duration::from_secs(5), "a daemon took too long to serve");
+}
+
+/// A call in a session whose stream its client takes up again, until it ended.
+struct Resumable {
+    client: Client,
+    session: String,
+    /// Where the stream broke off.
+    last: String,
+    pid: u32,
+}
+
+impl Resumable {
+    /// Begins a call of three seconds and reads of its progress.
+    async fn begin(daemon: &Daemon) -> Self {
+        let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+        let session = client.legacy_session("own").await.unwrap();
+        let told = session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.unwrap();
+        let text = told["result"]["content"][0]["text"].as_str().unwrap();
+        let pid = serde_json::from_str::<serde_json::Value>(text).unwrap()["pid"].as_u64().unwrap();
+        let params = json!({
+            "name": "note", "arguments": {"nonce": "n", "canary": "ann", "ms": 3000, "steps": 30},
+            "_meta": {"progressToken": "p"},
+        });
+        let mut stream = session.stream(&json!("n"), "tools/call", params).await.unwrap();
+        let (mut last, mut heard) = (None, 0);
+        while heard < 3 {
+            let event = stream.next().await.unwrap().unwrap();
+            last = event.id.or(last);
+            heard += usize::from(!event.data.is_empty());
+        }
+        let session = session.id.clone().unwrap();
+        Self { client, session, last: last.unwrap(), pid: u32::try_from(pid).unwrap() }
+    }
+
+    /// Every answer that comes after the break; more than one would be one too many.
+    async fn answers(&mut self) -> Vec<serde_json::Value> {
+        let session = self.client.known_session("own", &self.session, "2025-11-25");
+        let last = self.last.clone();
+        until("the answer", async || {
+            let mut headers = session.headers();
+            headers.push(("last-event-id".to_owned(), last.clone()));
+            let mut stream = session.resume(&headers).await.ok()?;
+            assert!(stream.is_event_stream(), "resuming was answered {}", stream.status);
+            let mut answers = Vec::new();
+            while let Ok(Some(message)) = stream.next_message().await {
+                answers.extend(message.get("method").is_none().then_some(message));
+            }
+            (!answers.is_empty()).then_some(answers)
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_outlives_the_daemon_is_answered_on_its_stream() {
+    let mut daemon = Daemon::new(&load::servers(), &[], "");
+    let mut call = Resumable::begin(&daemon).await;
+    daemon.kill();
+    daemon.start();
+    let answers = call.answers().await;
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let text = answers[0]["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answers:?}"));
+    let told: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!((&answers[0]["id"], &told["nonce"], &told["count"]), (&json!("n"), &json!("n"), &json!(1)));
+    assert_eq!(told["pid"], call.pid);
+}
+
+#[tokio::test]
+async fn a_call_whose_process_died_with_the_daemon_ends_as_unknown() {
+    let mut daemon = Daemon::new(&load::servers(), &[], "");
+    let mut call = Resumable::begin(&daemon).await;
+    daemon.kill();
+    signal(call.pid, Signal::KILL);
+    daemon.start();
+    let answers = call.answers().await;
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let data = &answers[0]["error"]["data"];
+    assert_eq!((&answers[0]["id"], &data["reason"]), (&json!("n"), &json!("outcome_unknown")), "{answers:?}");
+    // The session has a new process, and the call was not sent to it.
+    let session = call.client.known_session("own", &call.session, "2025-11-25");
+    let told = session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.unwrap();
+    let text = told["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{told}"));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(text).unwrap()["nonces"], json!([]));
+}
