@@ -73,13 +73,28 @@ fn refuse_foreign(path: &Path, connection: &Connection) -> Result<(), OpenError>
 /// A commit is answered after it reached the disk; readers of other processes never block us.
 fn configure(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let told = |error| cannot(path, error);
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(told)?;
+    let mode = write_ahead(connection).map_err(told)?;
     if mode != "wal" {
         return Err(OpenError::NoWriteAheadLog { path: path.to_path_buf() });
     }
     connection
         .execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;")
         .map_err(told)
+}
+
+/// Two that open a new database at one moment are in each other's way here, and SQLite does not wait for this by itself.
+fn write_ahead(connection: &Connection) -> Result<String, rusqlite::Error> {
+    let until = stdx::clock::monotonic() + BUSY;
+    loop {
+        match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && stdx::clock::monotonic() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn cannot(path: &Path, error: rusqlite::Error) -> OpenError {
