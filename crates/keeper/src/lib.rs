@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod instance;
 mod launch;
 mod link;
+mod notify;
 mod process;
 mod serve;
 mod thread;
@@ -22,6 +23,7 @@ mod wire;
 mod words;
 
 pub use client::{AskError, AttachError, Client, SpawnError};
+pub use notify::notify;
 pub use process::{StartError, StartOptions, VERB, main, socket_path, start};
 pub use thread::{InThread, in_thread, in_thread_for};
 pub use wire::Malformed;

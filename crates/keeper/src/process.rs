@@ -2,6 +2,7 @@
 
 use crate::cgroup::Cgroups;
 use crate::launch::{Close, Inherited, close_from_three};
+use crate::notify::notify;
 use crate::serve::{Options, Process, serve};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, flock};
@@ -135,8 +136,12 @@ fn prepare(mut words: impl Iterator<Item = OsString>) -> Result<Options, String>
     let signals = block_signals().map_err(|error| format!("cannot take signals: {error}"))?;
     let groups = Cgroups::find();
     settle(&log).map_err(|error| format!("cannot leave the terminal: {error}"))?;
+    let manager = std::env::var_os("NOTIFY_SOCKET");
+    if let Some(manager) = &manager {
+        notify(manager, "READY=1").map_err(|error| format!("cannot tell the service manager: {error}"))?;
+    }
     let process = Some(Process { signals, log });
-    Ok(Options { door, orphan_timeout, inherited, process, stop: None, groups })
+    Ok(Options { door, orphan_timeout, inherited, process, stop: None, groups, managed: manager.is_some() })
 }
 
 /// Away from the terminal, session, files and limits of whoever started us.

@@ -45,6 +45,8 @@ pub(crate) struct Options {
     /// Readable or closed: end at once.
     pub(crate) stop: Option<OwnedFd>,
     pub(crate) groups: Option<Cgroups>,
+    /// A service manager started us: holding nothing is no reason to end.
+    pub(crate) managed: bool,
 }
 
 /// What only a keeper has that is a process of its own.
@@ -187,7 +189,11 @@ impl Keeper {
 
     fn alone_until(&self) -> Option<Instant> {
         let empty = self.instances.is_empty() && self.listeners.is_empty();
-        let patience = if empty { IDLE.min(self.options.orphan_timeout) } else { self.options.orphan_timeout };
+        let patience = if empty && !self.options.managed {
+            IDLE.min(self.options.orphan_timeout)
+        } else {
+            self.options.orphan_timeout
+        };
         (self.attached.is_none() && self.ending.is_none()).then(|| self.alone_since + patience)
     }
 

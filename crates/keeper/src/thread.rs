@@ -48,6 +48,7 @@ pub fn in_thread_for(directory: &Path, orphan_timeout: Duration) -> io::Result<I
             process: None,
             stop: Some(stopped),
             groups: None,
+            managed: false,
         })
     };
     let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(serving)?;

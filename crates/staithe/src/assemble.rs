@@ -98,7 +98,7 @@ pub(crate) async fn assemble(
     succession: Option<Succession>,
 ) -> Result<Host, Problem> {
     let collector = Endpoint::choose(config.otlp_endpoint.as_deref())?;
-    let keeper = attach(state, config.keeper).await?;
+    let keeper = attach(state, config).await?;
     let takes_over = succession.is_some();
     let public = "--listen, or `listen.public` in the configuration";
     let public = listeners::open(&keeper, listeners::PUBLIC, config.public, public).await?;
@@ -165,11 +165,17 @@ pub(crate) async fn assemble(
     })
 }
 
-/// The keeper of this state directory; started if there is none.
-async fn attach(state: &StateDir, of_its_own: bool) -> Result<Keeper, Problem> {
+/// The keeper of this state directory; started if there is none, and nobody else starts it.
+async fn attach(state: &StateDir, config: &Config) -> Result<Keeper, Problem> {
+    if config.keeper_runs {
+        let hint = "--keeper-runs says that another service runs `staithe keeper`: start that first";
+        let place = Place::Socket(keeper::socket_path(state.path()));
+        let attached = Keeper::attach(place).await;
+        return attached.map_err(|error| fault::because("reach the keeper of the processes", &error, hint));
+    }
     let program = std::env::current_exe().map_err(|error| fault::because("find this program", &error, ""))?;
     let dir = state.path().to_path_buf();
-    let place = if of_its_own { Place::StateDir { program, dir } } else { Place::Here(dir) };
+    let place = if config.keeper { Place::StateDir { program, dir } } else { Place::Here(dir) };
     Keeper::attach(place).await.map_err(|error| fault::because("reach the keeper of the processes", &error, ""))
 }
 

@@ -61,6 +61,8 @@ pub(crate) enum Verb {
     Call(CallArgs),
     /// Read the configuration, report every mistake, print what is in effect
     Check(CheckArgs),
+    /// Write units for systemd: the daemon, and the keeper of its servers
+    InstallService(InstallServiceArgs),
     /// Machine tokens for clients
     #[command(subcommand)]
     Token(TokenVerb),
@@ -152,6 +154,32 @@ pub(crate) struct ServeArgs {
     /// Start no keeper: servers end with this process, however it ends (for containers)
     #[arg(long)]
     pub(crate) no_keeper: bool,
+    /// Start no keeper of the processes: another service runs `staithe keeper` (for service managers)
+    #[arg(long, requires = "leave_servers")]
+    pub(crate) keeper_runs: bool,
+}
+
+/// `install-service`.
+#[derive(Debug, Args)]
+pub(crate) struct InstallServiceArgs {
+    /// For the user who asks, not for the machine
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Where the files go [default: /etc/systemd/system; with --user the units of the user]
+    #[arg(long, value_name = "DIR", conflicts_with = "print")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print the files, write none
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// What the units are called; for the machine also the user that they run as, and the directory below /var/lib
+    #[arg(long, value_name = "NAME", default_value = "staithe", value_parser = unit_name)]
+    pub(crate) name: String,
+    /// Let systemd hold the public listener: from boot on, also on a port below 1024
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) socket: Option<SocketAddr>,
+    /// Replace files that differ
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `upgrade`.
@@ -283,6 +311,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
          a port alone means 127.0.0.1"
             .to_owned()
     })
+}
+
+/// A name that a unit, a user and a directory may have.
+fn unit_name(text: &str) -> Result<String, String> {
+    let fits = text.len() <= 24
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if fits { Ok(text.to_owned()) } else { Err("give at most 24 of a-z, 0-9 and -, a letter first".to_owned()) }
 }
 
 /// A time in whole seconds, at least one.

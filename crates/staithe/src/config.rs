@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) keeper: bool,
     /// Whether a stop leaves the servers running for the next daemon. Said on the command line alone.
     pub(crate) leaves_servers: bool,
+    /// Whether the keeper is somebody else's to start. Said on the command line alone.
+    pub(crate) keeper_runs: bool,
     /// PostgreSQL instead of the SQLite file. It may hold a password.
     pub(crate) postgres: Option<String>,
     /// `Host` values beside the loopback names and the listener's own address.
@@ -74,6 +76,7 @@ impl Default for Config {
             open: false,
             keeper: true,
             leaves_servers: false,
+            keeper_runs: false,
             postgres: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),

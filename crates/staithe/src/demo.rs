@@ -10,6 +10,7 @@ use crate::output::Output;
 use crate::run::{self, claude_hint};
 use crate::serve;
 use crate::state::StateDir;
+use crate::systemd::Systemd;
 use crate::telemetry;
 use control::HostKind;
 use model::{Command, Problem, Reply, ServerName, ServerSpec};
@@ -72,7 +73,7 @@ async fn show(args: &DemoArgs, state: &StateDir, signals: &mut Signals, output: 
             return Err(problem);
         }
     }
-    let code = lifecycle::serve_until_signal(host, state, signals, std::future::pending()).await?;
+    let code = lifecycle::serve_until_signal(host, state, signals, std::future::pending(), Systemd::none()).await?;
     output.note("staithe: stopped; the demo's files are removed");
     Ok(code)
 }

@@ -3,6 +3,7 @@
 use crate::assemble::Host;
 use crate::fault;
 use crate::state::StateDir;
+use crate::systemd::Systemd;
 use crate::upgrade::{self, Replaced};
 use model::Problem;
 use std::convert::Infallible;
@@ -68,6 +69,7 @@ pub(crate) async fn serve_until_signal(
     state: &StateDir,
     signals: &mut Signals,
     watch: impl Future<Output = Infallible>,
+    systemd: Systemd,
 ) -> Result<ExitCode, Problem> {
     tokio::pin!(watch);
     loop {
@@ -75,6 +77,7 @@ pub(crate) async fn serve_until_signal(
             never = &mut watch => match never {},
             name = signals.next() => {
                 tracing::info!(signal = name, "stopping: calls may finish, then the servers stop");
+                systemd.stopping();
                 break;
             }
             wanted = host.next() => {
@@ -84,6 +87,7 @@ pub(crate) async fn serve_until_signal(
                 };
                 match upgrade::upgrade(&mut host, state, &wanted).await {
                     Ok((replaced, text)) => {
+                        systemd.followed_by(replaced.pid);
                         drop(wanted.done.send(Ok(text)));
                         return finish(replaced, host, signals).await;
                     }

@@ -11,6 +11,7 @@ mod demo_server;
 mod export;
 mod fault;
 mod import;
+mod install;
 mod lifecycle;
 mod listeners;
 mod metrics;
@@ -21,8 +22,10 @@ mod render;
 mod run;
 mod serve;
 mod state;
+mod systemd;
 mod telemetry;
 mod timing;
+mod units;
 mod upgrade;
 mod watch;
 
@@ -86,6 +89,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Problem> {
         Verb::Run(args) => hosting(async { run::run(args, state_dir, output).await }),
         Verb::Serve(args) => hosting(async { serve::serve(&args, state_dir, output).await }),
         Verb::Check(args) => check::check(&args, state_dir, output),
+        Verb::InstallService(args) => install::install(&args, state_dir, output),
         Verb::Import(args) => asking(async { import::import(&args, state_dir, output).await }),
         Verb::Call(args) => asking(async { call::call(&args, state_dir, output).await }),
         other => asking(async { remote::command(other, state_dir, output).await }),

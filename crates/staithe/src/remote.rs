@@ -49,7 +49,13 @@ fn meant(verb: Verb) -> Result<Command, Problem> {
         }
         Verb::Token(TokenVerb::List) => Command::Tokens,
         Verb::Token(TokenVerb::Revoke { id }) => Command::TokenRevoke { id },
-        Verb::Demo(_) | Verb::Run(_) | Verb::Serve(_) | Verb::Import(_) | Verb::Call(_) | Verb::Check(_) => {
+        Verb::Demo(_)
+        | Verb::Run(_)
+        | Verb::Serve(_)
+        | Verb::Import(_)
+        | Verb::Call(_)
+        | Verb::Check(_)
+        | Verb::InstallService(_) => {
             return Err(fault::usage("this command is not for a running host", "see `staithe --help`"));
         }
     })

@@ -9,6 +9,7 @@ use crate::naming;
 use crate::output::Output;
 use crate::serve;
 use crate::state::StateDir;
+use crate::systemd::Systemd;
 use crate::telemetry;
 use crate::watch;
 use control::{Door, Evidence, HostKind, Outcome, identify};
@@ -37,7 +38,7 @@ pub(crate) async fn run(args: RunArgs, flag: Option<&Path>, output: Output) -> R
     let token = if args.open { None } else { Some(renew_token(&host, &store, &name, args.keep_token).await?) };
     announce(&host, &name, &args, token.as_deref(), output);
     let watch = watch::health(host.supervisor.clone(), output);
-    lifecycle::serve_until_signal(host, &state, &mut signals, watch).await
+    lifecycle::serve_until_signal(host, &state, &mut signals, watch, Systemd::none()).await
 }
 
 fn config(args: &RunArgs) -> Result<Config, Problem> {

@@ -7,6 +7,7 @@ use crate::fault;
 use crate::lifecycle::{self, Signals};
 use crate::output::Output;
 use crate::state::StateDir;
+use crate::systemd::Systemd;
 use crate::telemetry;
 use crate::upgrade;
 use crate::watch;
@@ -28,21 +29,23 @@ pub(crate) async fn serve(args: &ServeArgs, flag: Option<&Path>, output: Output)
     config.operator = args.operator.unwrap_or(config.operator);
     config.leaves_servers = args.leave_servers;
     config.keeper = !args.no_keeper;
+    config.keeper_runs = args.keeper_runs;
     if let [first, ..] = config.contradictions().as_slice() {
         return Err(fault::usage(first.clone(), "give other addresses with --listen and --operator"));
     }
     telemetry::start(&config.log_level, config.log_format);
     let mut signals = Signals::listen()?;
     state.create()?;
-    let host = if upgrade::is_wanted() {
+    let (store, lock, succession) = if upgrade::is_wanted() {
         let store = assemble::open_store(location(&config, &state)).await?;
         let (succession, lock) = upgrade::succeed(&state).await?;
-        assemble::assemble(&state, lock, store, &config, HostKind::Serve, Some(succession)).await?
+        (store, lock, Some(succession))
     } else {
         let lock = state.lock()?;
-        let store = assemble::open_store(location(&config, &state)).await?;
-        assemble::assemble(&state, lock, store, &config, HostKind::Serve, None).await?
+        (assemble::open_store(location(&config, &state)).await?, lock, None)
     };
+    let local = config.postgres.is_none().then(|| store.clone());
+    let host = assemble::assemble(&state, lock, store, &config, HostKind::Serve, succession).await?;
     host.supervisor.serves();
     if output.is_json() {
         output.json(&json!({"listening": listening_json(&host.listening)}));
@@ -50,7 +53,8 @@ pub(crate) async fn serve(args: &ServeArgs, flag: Option<&Path>, output: Output)
         output.text(&listening_line(&host.listening));
     }
     let watch = watch::health(host.supervisor.clone(), output);
-    lifecycle::serve_until_signal(host, &state, &mut signals, watch).await
+    let systemd = Systemd::ready(host.supervisor.clone(), local);
+    lifecycle::serve_until_signal(host, &state, &mut signals, watch, systemd).await
 }
 
 /// The one line that programs wait for.

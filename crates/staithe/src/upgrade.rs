@@ -5,6 +5,7 @@
 use crate::assemble::Host;
 use crate::fault;
 use crate::state::{StateDir, StateLock};
+use crate::systemd;
 use control::Upgrade;
 use model::Problem;
 use std::io;
@@ -27,6 +28,8 @@ const SERVES: Duration = Duration::from_secs(30);
 
 /// A daemon that another one has replaced.
 pub(crate) struct Replaced {
+    /// The process that took over.
+    pub(crate) pid: u32,
     given: GivenAway,
     stream: UnixStream,
 }
@@ -50,7 +53,7 @@ pub(crate) async fn upgrade(
     let outcome = async {
         let mut stream = met(&listener, &mut child).await?;
         let given = give(host, state, &mut stream, &mut child).await?;
-        Ok(Replaced { given, stream })
+        Ok(Replaced { pid, given, stream })
     };
     let outcome = outcome.await;
     drop(std::fs::remove_file(&path));
@@ -86,7 +89,7 @@ fn program(named: Option<&str>) -> Result<PathBuf, Problem> {
 }
 
 /// The path of the running program. Once another file was put there, the system says that ours is deleted.
-fn started_from() -> io::Result<PathBuf> {
+pub(crate) fn started_from() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
@@ -100,6 +103,9 @@ fn meeting_place(path: &Path) -> io::Result<UnixListener> {
 fn start(program: &Path) -> Result<Child, Problem> {
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(Stdio::null());
+    for name in systemd::OF_ONE_PROCESS {
+        command.env_remove(name);
+    }
     let started = command.spawn();
     started.map_err(|error| fault::because(&format!("start {}", program.display()), &error, "nothing has changed"))
 }
