@@ -101,18 +101,21 @@ pub(crate) enum Cause {
     Limit,
     /// It would never have answered again.
     Wedged,
+    /// The keeper ended, and it with it.
+    Keeper,
     /// An operator asked for it.
     Asked,
 }
 
 impl Cause {
-    const ALL: [Self; 4] = [Self::Exit, Self::Limit, Self::Wedged, Self::Asked];
+    const ALL: [Self; 5] = [Self::Exit, Self::Limit, Self::Wedged, Self::Keeper, Self::Asked];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Exit => "exit",
             Self::Limit => "limit",
             Self::Wedged => "wedged",
+            Self::Keeper => "keeper",
             Self::Asked => "asked",
         }
     }

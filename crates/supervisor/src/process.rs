@@ -139,6 +139,11 @@ impl Child {
         }
     }
 
+    /// It was killed because the keeper ended.
+    pub(crate) fn went_with_the_keeper(&self) -> bool {
+        matches!(&*self.fate.borrow(), Some(Fate::KeeperGone))
+    }
+
     /// Which limit it went over; known from the moment at which the keeper ends it for that.
     pub(crate) fn over(&self) -> Option<String> {
         match &*self.fate.borrow() {

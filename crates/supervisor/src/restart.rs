@@ -82,6 +82,11 @@ impl History {
         Next { delay, standing }
     }
 
+    /// An instance ended with the keeper: that says nothing about the server, and callers wait for the next one.
+    pub(crate) fn innocent() -> Next {
+        Next { delay: BASE, standing: Standing::Restarting }
+    }
+
     /// Deaths since the last healthy life.
     pub(crate) fn deaths(&self) -> u32 {
         self.deaths

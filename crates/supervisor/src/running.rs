@@ -146,6 +146,7 @@ impl Running {
     pub(crate) fn cause(&self) -> Cause {
         match &self.body {
             Body::Program(piped) if piped.child.over().is_some() => Cause::Limit,
+            Body::Program(piped) if piped.child.went_with_the_keeper() => Cause::Keeper,
             Body::Program(_) | Body::Remote(_) => Cause::Exit,
         }
     }

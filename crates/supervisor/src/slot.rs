@@ -367,7 +367,10 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: Option<Running>) {
                 history = History::default();
             }
             End::Died { since, reason, cause } => {
-                let next = history.died(monotonic(), since, stdx::random::fraction());
+                let next = match cause {
+                    Cause::Keeper => History::innocent(),
+                    _ => history.died(monotonic(), since, stdx::random::fraction()),
+                };
                 slot.died(next, since.is_some(), reason, cause, history.deaths());
                 match tokio::time::timeout(next.delay, slot.orders.next()).await {
                     Ok(Order::Stop) => break,

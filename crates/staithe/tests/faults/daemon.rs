@@ -15,6 +15,7 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     state: tempfile::TempDir,
     flags: Vec<&'static str>,
+    listen: String,
     /// Its public listener, the same over all restarts.
     pub(crate) url: String,
 }
@@ -23,7 +24,8 @@ impl Daemon {
     /// Starts a daemon with these servers (as `import` reads them).
     pub(crate) fn new(servers: &Value, flags: &[&'static str], settings: &str) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let mut daemon = Self { child: None, state, flags: flags.to_vec(), url: String::new() };
+        let mut daemon =
+            Self { child: None, state, flags: flags.to_vec(), listen: "127.0.0.1:0".to_owned(), url: String::new() };
         put(&daemon.state().join("staithe.toml"), settings);
         put(&daemon.state().join("servers.json"), &json!({ "mcpServers": servers }).to_string());
         daemon.cli(&["import", daemon.state().join("servers.json").to_str().unwrap()]);
@@ -46,7 +48,7 @@ impl Daemon {
     pub(crate) fn start(&mut self) {
         let log = |name: &str| OpenOptions::new().create(true).append(true).open(self.state().join(name)).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_staithe"))
-            .args(["serve", "--json", "--listen", "127.0.0.1:0", "--operator", "127.0.0.1:0", "--state-dir"])
+            .args(["serve", "--json", "--listen", &self.listen, "--operator", "127.0.0.1:0", "--state-dir"])
             .arg(self.state())
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -65,6 +67,11 @@ impl Daemon {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// From now on daemons ask for the port that the first one found, which no keeper may hold for them any more.
+    pub(crate) fn insist_on_port(&mut self) {
+        self.listen = self.url.trim_start_matches("http://").to_owned();
     }
 
     pub(crate) fn terminate(&self) {

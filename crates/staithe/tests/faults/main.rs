@@ -9,5 +9,6 @@
 
 mod daemon;
 mod graceful;
+mod keeper_killed;
 mod killed;
 mod load;

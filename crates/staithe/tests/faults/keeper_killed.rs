@@ -1,0 +1,75 @@
+//! `kill -9` of the keeper, alone and with its daemon: processes end, sessions do not, and nothing is left behind.
+
+use crate::daemon::{Daemon, Dice, signal, until};
+use crate::graceful::nothing_is_left;
+use crate::load::{self, Allowed};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use testkit::Client;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_outlive_the_keeper_under_load() {
+    let mut dice = Dice::new();
+    let mut daemon = Daemon::new(&load::servers(), &[], "");
+    let reasons = &["server_ended", "outcome_unknown"];
+    let allowed = Allowed { new_processes: true, reasons, ..Allowed::default() };
+    let (load, tasks) = load::begin(&daemon, &mut dice, allowed);
+    until("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
+    for _ in 0..5 {
+        let keeper = daemon.keeper().unwrap();
+        let servers = daemon.servers();
+        signal(keeper, Signal::KILL);
+        until("another keeper", async || daemon.keeper().filter(|pid| *pid != keeper)).await;
+        until("the end of the old processes", async || {
+            let now = daemon.servers();
+            servers.iter().all(|pid| !now.contains(pid)).then_some(())
+        })
+        .await;
+        load.all_are_served_again().await;
+    }
+    load.balance(tasks).await;
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
+}
+
+#[tokio::test]
+async fn after_all_was_killed_leftovers_are_gone_and_sessions_valid() {
+    let files = tempfile::tempdir().unwrap();
+    let pid_file = files.path().join("leaf");
+    let odd = json!({"command": testkit::bin("odd"), "args": ["--double-fork", "--pid-file", pid_file]});
+    let mut servers = load::servers();
+    servers["odd"] = odd;
+    let mut daemon = Daemon::new(&servers, &[], "");
+    let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    let own = client.legacy_session("own").await.unwrap();
+    let odd = client.legacy_session("odd").await.unwrap();
+    let note = |nonce: &str| json!({"name": "note", "arguments": {"nonce": nonce, "canary": "ann"}});
+    assert_eq!(told(&own.call("tools/call", note("before")).await.unwrap())["count"], 1);
+    assert!(odd.call("tools/call", json!({"name": "counter", "arguments": {}})).await.unwrap()["result"].is_object());
+    daemon.insist_on_port();
+    let before = daemon.servers();
+    let leaf: u32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+    assert!(before.contains(&leaf), "the grandchild carries the mark");
+    let keeper = daemon.keeper().unwrap();
+    daemon.kill();
+    signal(keeper, Signal::KILL);
+    until("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
+    assert!(daemon.servers().contains(&leaf), "a grandchild that ignores signals outlives both");
+    daemon.start();
+    until("the end of what was left", async || {
+        let now = daemon.servers();
+        before.iter().all(|pid| !now.contains(pid)).then_some(())
+    })
+    .await;
+    let answer = until("the session on a new process", async || own.call("tools/call", note("after")).await.ok()).await;
+    assert_eq!(told(&answer)["count"], 1, "what it kept in memory is gone: {answer}");
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
+}
+
+fn told(answer: &Value) -> Value {
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    serde_json::from_str(text).unwrap()
+}
