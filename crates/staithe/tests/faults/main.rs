@@ -11,4 +11,5 @@ mod daemon;
 mod graceful;
 mod keeper_killed;
 mod killed;
+mod leaks;
 mod load;
