@@ -3,6 +3,7 @@
 use crate::link::{Frame, Inbox, is_ours, send};
 use crate::wire::{Ask, HIGHEST, LOWEST, Malformed, Say, encode};
 use crate::words::{Ends, Event, Held, Launch, Stage, Usage};
+use rustix::net::sockopt::socket_peercred;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,15 +52,17 @@ pub enum AttachError {
     },
     /// There is no version of the protocol that both speak. The keeper goes on holding what it holds.
     #[error(
-        "the keeper that holds the servers speaks versions {lowest} to {highest} of its protocol, this staithe {LOWEST} \
-         to {HIGHEST}; start a staithe that speaks one of them, or run `staithe stop` with the old one, which ends its \
-         keeper, and start again"
+        "the keeper that holds the servers (process {pid}) speaks versions {lowest} to {highest} of its protocol, this \
+         staithe {LOWEST} to {HIGHEST}; start a staithe that speaks one of them, or end the keeper and its servers with \
+         `kill {pid}` and start again"
     )]
     Version {
         /// The lowest that the keeper speaks.
         lowest: u16,
         /// The highest.
         highest: u16,
+        /// Its process; SIGTERM ends it and its servers in order. 0 where it cannot be seen from here.
+        pid: i32,
     },
     /// Whoever listens there is another user.
     #[error("the socket of the keeper belongs to another user")]
@@ -149,7 +152,11 @@ impl Client {
                 return Ok(client);
             }
             Ok((Say::Attached { pid }, _)) => AttachError::Attached { pid },
-            Ok((Say::Version { lowest, highest }, _)) => AttachError::Version { lowest, highest },
+            Ok((Say::Version { lowest, highest }, _)) => {
+                // What cannot be agreed with can still be ended: who listens is known without a word.
+                let pid = socket_peercred(&client.socket).map_or(0, |peer| peer.pid.as_raw_pid());
+                AttachError::Version { lowest, highest, pid }
+            }
             Ok(_) => AskError::Malformed(Malformed::Value).into(),
             Err(error) => error.into(),
         };
@@ -413,8 +420,9 @@ mod tests {
         for (lowest, highest) in [(HIGHEST + 1, HIGHEST + 9), (0, LOWEST - 1)] {
             let hello = Ask::Hello { lowest, highest, pid: 1 };
             let refused = Client::attach_as(keeper.socket(), &hello, |event| panic!("{event:?}")).unwrap_err();
-            assert!(matches!(refused, AttachError::Version { lowest: LOWEST, highest: HIGHEST }), "{refused}");
-            assert!(refused.to_string().contains("`staithe stop`"), "{refused}");
+            assert!(matches!(refused, AttachError::Version { lowest: LOWEST, highest: HIGHEST, .. }), "{refused}");
+            // This keeper is a thread of ours.
+            assert!(refused.to_string().contains(&format!("`kill {}`", std::process::id())), "{refused}");
         }
         let hello = Ask::Hello { lowest: 0, highest: HIGHEST + 9, pid: 1 };
         Client::attach_as(keeper.socket(), &hello, |_| {}).expect("the highest common version is used").detach();

@@ -16,6 +16,7 @@ mod launch;
 mod link;
 mod notify;
 mod process;
+mod resident;
 mod serve;
 mod thread;
 mod tree;

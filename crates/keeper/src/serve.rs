@@ -4,6 +4,7 @@ use crate::cgroup::Cgroups;
 use crate::instance::{Instance, amount, excess, reap};
 use crate::launch::{Inherited, launch};
 use crate::link::{Frame, Inbox, is_ours, send};
+use crate::resident::give_back;
 use crate::tree::{self, Root};
 use crate::wire::{Ask, HIGHEST, LOWEST, MAX_BODY, Say, encode};
 use crate::words::{Launch, Stage};
@@ -33,6 +34,8 @@ const KILLED: Duration = Duration::from_secs(5);
 /// Bytes that may wait for a daemon that does not read.
 const MAX_WAITING: usize = MAX_BODY;
 const MAX_LOG: u64 = 1 << 20;
+/// How long after work the pages that it needed are given back.
+const REST: Duration = Duration::from_secs(1);
 
 /// What a keeper is started with.
 pub(crate) struct Options {
@@ -100,6 +103,8 @@ struct Keeper {
     /// SIGTERM came.
     told_to_end: bool,
     ending: Option<Ending>,
+    /// Since when pages wait to be given back.
+    worked: Option<Instant>,
 }
 
 /// Serves until there is nothing left to keep.
@@ -117,6 +122,7 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
         orphans: false,
         told_to_end: false,
         ending: None,
+        worked: Some(now()),
     };
     loop {
         for (source, flags) in keeper.wait()? {
@@ -184,7 +190,12 @@ impl Keeper {
         let silent = self.connections.iter().filter(|one| !self.is_attached(one.number)).map(|one| one.since + HELLO);
         let look = (self.orphans || self.instances.values().any(Instance::is_sampled)).then(|| self.looked + LOOK);
         let end = self.ending.as_ref().map(|_| now() + END_LOOK);
-        silent.chain(look).chain(end).chain(self.alone_until()).min()
+        silent.chain(look).chain(end).chain(self.rest_at()).chain(self.alone_until()).min()
+    }
+
+    /// The memory of a thread is its host's to look after.
+    fn rest_at(&self) -> Option<Instant> {
+        self.worked.filter(|_| self.options.process.is_some()).map(|since| since + REST)
     }
 
     fn alone_until(&self) -> Option<Instant> {
@@ -209,6 +220,10 @@ impl Keeper {
         if now >= self.looked + LOOK {
             self.looked = now;
             self.look();
+        }
+        if self.rest_at().is_some_and(|at| now >= at) {
+            self.worked = None;
+            give_back();
         }
         if self.ending.is_none() && self.attached.is_none() {
             if self.told_to_end {
@@ -365,6 +380,7 @@ impl Keeper {
 
     fn answer(&mut self, number: u64, frame: Frame<Ask>) {
         let Frame { request, body, mut fds } = frame;
+        self.worked = self.worked.or_else(|| Some(now()));
         let unknown = |id: u64| Say::Error { text: format!("there is no instance {id}") };
         let mut passed = Vec::new();
         let say = match body {
