@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use mistake::{Mistake, place};
 use model::Bounds;
 use model::measure::{show_size, show_time};
-use values::{address, base_url, bytes, count, directory, filter, fit, list, plain, time, words};
+use values::{address, base_url, bytes, count, directory, filter, fit, list, log_format, plain, time, words};
 
 /// What the daemon is told once. Servers, tokens and the like are state, not configuration.
 #[derive(Clone)]
@@ -542,13 +542,7 @@ impl Field<'_> {
             Self::Secret(to) => *to = Some(words(given, "must be a text in quotes")?.to_owned()),
             Self::Words(to) => *to = list(given)?,
             Self::Filter(to) => *to = filter(words(given, "must be a text in quotes")?)?,
-            Self::Format(to) => {
-                *to = match given.as_str() {
-                    Some("text") => LogFormat::Text,
-                    Some("json") => LogFormat::Json,
-                    _ => return Err("must be \"text\" or \"json\"".to_owned()),
-                }
-            }
+            Self::Format(to) => *to = log_format(given)?,
             Self::Bytes(to) => *to = fit(bytes(given)?)?,
             Self::Bytes64(to) => *to = bytes(given)?,
             Self::Count(to) => *to = fit(count(given)?)?,
