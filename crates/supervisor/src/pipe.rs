@@ -66,7 +66,10 @@ enum Turn {
     Emptied,
     /// The pipe is full: the turn goes to `drain`.
     Full,
-    Closed,
+    /// Of what was queued when the turn began, `written` says whether the server may have read some.
+    Closed {
+        written: bool,
+    },
 }
 
 impl Writer {
@@ -94,6 +97,8 @@ impl Writer {
 
     /// Sends one line, newline included. Lines of several callers never mix. Where `patient`, the line waits for others
     /// that are about to be sent: with many callers at once, one write and one waking of the server serve them all.
+    ///
+    /// An error means that the server has not read a byte of the line and never will: it may be sent to another process.
     pub(crate) fn send(&self, line: Vec<u8>, patient: bool) -> Result<(), WriteError> {
         let stdin = {
             let mut state = self.state();
@@ -122,7 +127,9 @@ impl Writer {
                 self.handed_over.notify_one();
                 Ok(())
             }
-            Turn::Closed => Err(WriteError::Closed),
+            // A server may read the line, act and exit before we look again. Who waits for the answer hears of the end.
+            Turn::Closed { written: true } => Ok(()),
+            Turn::Closed { written: false } => Err(WriteError::Closed),
         }
     }
 
@@ -133,14 +140,14 @@ impl Writer {
 
     /// Writes until nothing is queued or nothing fits. Only whoever has set `taken` may call it.
     fn take_turn(&self, stdin: &pipe::Sender) -> Turn {
-        let mut written = 0;
+        let mut last = 0;
         loop {
             let (chunk, sent, torn) = {
                 let mut state = self.state();
                 if state.stdin.is_none() {
-                    return Turn::Closed;
+                    return Turn::Closed { written: last > 0 };
                 }
-                state.queued -= written;
+                state.queued -= last;
                 let next = if state.diverted.is_some() { None } else { state.next_chunk() };
                 match next {
                     Some((chunk, sent)) => (chunk, sent, std::mem::take(&mut state.torn)),
@@ -160,7 +167,7 @@ impl Writer {
                     if may_tear {
                         self.notebook.mend();
                     }
-                    written = chunk.len();
+                    last = chunk.len();
                 }
                 Ok(n) => {
                     let mut state = self.state();
@@ -174,7 +181,7 @@ impl Writer {
                 Err(_) => {
                     // Whoever looks after the process hears of it from `drain`.
                     self.close();
-                    return Turn::Closed;
+                    return Turn::Closed { written: last > 0 };
                 }
             }
         }
@@ -208,7 +215,7 @@ impl Writer {
                 match self.take_turn(&stdin) {
                     Turn::Emptied => break,
                     Turn::Full => {}
-                    Turn::Closed => return,
+                    Turn::Closed { .. } => return,
                 }
             }
         }
@@ -282,7 +289,7 @@ fn divert(elsewhere: &Elsewhere, line: Vec<u8>) -> Result<(), WriteError> {
     })
 }
 
-/// Writes until the pipe is full; how much of `bytes` went in.
+/// Writes until the pipe is full; how much of `bytes` went in. An error means: nothing.
 fn write_some(stdin: &pipe::Sender, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {
@@ -290,6 +297,8 @@ fn write_some(stdin: &pipe::Sender, bytes: &[u8]) -> io::Result<usize> {
             Ok(n) => written += n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The next turn meets the error.
+            Err(_) if written > 0 => break,
             Err(error) => return Err(error),
         }
     }
@@ -331,6 +340,31 @@ mod tests {
         let writer = Writer::new(sender, 1 << 20, notebook(), None);
         let refused = (0..100).find_map(|_| writer.send(vec![b'x'; 100_000], false).err());
         assert!(matches!(refused, Some(WriteError::Stalled { queued }) if queued <= 1 << 20), "{refused:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_line_that_the_server_read_is_never_refused() {
+        for round in 0..5_000 {
+            let (sender, receiver) = pipe::pipe().unwrap();
+            let writer = Arc::new(Writer::new(sender, 1 << 20, notebook(), None));
+            let (closer, read) = (writer.clone(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+            let seen = read.clone();
+            // A server that acts on the line and exits: its end closes the writer.
+            let server = std::thread::spawn(move || {
+                let mut file = std::fs::File::from(receiver.into_blocking_fd().unwrap());
+                let mut byte = [0];
+                seen.store(
+                    std::io::Read::read(&mut file, &mut byte).is_ok_and(|n| n > 0),
+                    std::sync::atomic::Ordering::SeqCst,
+                );
+                closer.close();
+            });
+            let sent = writer.send(b"{}\n".to_vec(), false);
+            writer.close();
+            server.join().unwrap();
+            let read = read.load(std::sync::atomic::Ordering::SeqCst);
+            assert!(!read || sent.is_ok(), "round {round}: read, and {sent:?}");
+        }
     }
 
     #[tokio::test]
