@@ -5,6 +5,9 @@ use crate::measure::{show_size, show_time, size, time};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// Most spares of one server: each is a whole process that nobody uses.
+pub const MOST_SPARES: u32 = 8;
+
 /// Bounds of a server, as its operator set them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +30,9 @@ pub struct Bounds {
     /// When an instance that nobody uses is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_ttl: Option<IdleTtl>,
+    /// Instances that are started ahead, and wait for whoever needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spares: Option<u32>,
 }
 
 /// When an instance that nobody uses is stopped.
@@ -129,13 +135,18 @@ pub fn idle_ttl(text: &str) -> Result<IdleTtl, BadBound> {
     }
 }
 
+/// A number of spares.
+pub fn spares(text: &str) -> Result<u32, BadBound> {
+    whole(text, 0, MOST_SPARES).map_or_else(|| bad("spares", "a whole number from 0 to 8"), Ok)
+}
+
 fn whole(text: &str, least: u32, most: u32) -> Option<u32> {
     text.parse().ok().filter(|number| (least..=most).contains(number))
 }
 
 impl Bounds {
     /// The names that [`Bounds::set`] takes.
-    pub const NAMES: [&'static str; 6] = ["memory", "processes", "openFiles", "cpu", "outputRate", "idleTtl"];
+    pub const NAMES: [&'static str; 7] = ["memory", "processes", "openFiles", "cpu", "outputRate", "idleTtl", "spares"];
     /// Those of them that mean something for a server without processes here.
     pub const REMOTE: [&'static str; 1] = ["idleTtl"];
 
@@ -160,6 +171,7 @@ impl Bounds {
             "cpu" => number(self.cpu),
             "outputRate" => self.output_rate.map(show_size),
             "idleTtl" => self.idle_ttl.map(String::from),
+            "spares" => number(self.spares),
             _ => None,
         }
     }
@@ -174,6 +186,7 @@ impl Bounds {
             "cpu" => self.cpu = Some(cpu(text)?),
             "outputRate" => self.output_rate = Some(output_rate(text)?),
             "idleTtl" => self.idle_ttl = Some(idle_ttl(text)?),
+            "spares" => self.spares = Some(spares(text)?),
             _ => {}
         }
         Ok(())
@@ -270,6 +283,8 @@ mod tests {
             ("cpu", "0", "percent of one core"),
             ("outputRate", "1", "at least 4 KiB"),
             ("idleTtl", "15", "15 min"),
+            ("spares", "9", "from 0 to 8"),
+            ("spares", "-1", "from 0 to 8"),
         ] {
             let error = Bounds::default().set(name, wrong).unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{name}` must be")) && error.contains(says), "{error}");

@@ -10,7 +10,7 @@ use crate::orphans::Orphans;
 use crate::process::{self, Child, Pipes};
 use crate::running::{Left, Running};
 use crate::session::Session;
-use crate::slot::{Context, Slot};
+use crate::slot::{Context, First, Slot};
 use crate::tree;
 use model::{Mode, ServerName};
 use std::collections::{HashMap, HashSet};
@@ -136,7 +136,7 @@ impl Hosted {
             predecessor.knows(&running.instance);
         }
         self.count_slot();
-        let slot = Slot::start(known.key.clone(), known.introduction, context, self.clone(), Some(running));
+        let slot = Slot::start(known.key.clone(), known.introduction, context, self.clone(), First::Left(running));
         for session in sessions.iter().filter(|s| Key::of(s.caller(), self.spec().mode, known.key.era) == known.key) {
             slot.attach(session);
         }

@@ -12,7 +12,7 @@ use wire::message::{Message, Shape};
 use wire::scan::Place;
 
 /// What a process is told about its client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Introduction {
     /// Canonical capabilities.
     pub(crate) profile: Bytes,
@@ -44,8 +44,14 @@ pub(crate) enum HandshakeError {
     Invalid(&'static str),
 }
 
-/// Says the first words and records the answer in the instance.
+/// The whole handshake.
 pub(crate) async fn greet(instance: &Arc<Instance>, introduction: &Introduction) -> Result<(), HandshakeError> {
+    meet(instance, introduction).await?;
+    settle(instance).await
+}
+
+/// Says the first words and records the answer in the instance.
+pub(crate) async fn meet(instance: &Arc<Instance>, introduction: &Introduction) -> Result<(), HandshakeError> {
     let pending = instance.begin(Bytes::new(), Wish::Nothing, None);
     let line = match instance.era() {
         Era::Legacy => {
@@ -63,10 +69,15 @@ pub(crate) async fn greet(instance: &Arc<Instance>, introduction: &Introduction)
     let result = outcome?;
     let greeting =
         Greeting::new(instance.era(), result).ok_or(HandshakeError::Invalid("required members are missing"))?;
+    instance.greeted(greeting);
+    Ok(())
+}
+
+/// Says the last words, after which the server may ask something.
+pub(crate) async fn settle(instance: &Arc<Instance>) -> Result<(), HandshakeError> {
     if instance.era() == Era::Legacy {
         instance.send(greeting::initialized_line()).map_err(|e| HandshakeError::Ended(e.to_string()))?;
     }
-    instance.greeted(greeting);
     restore_level(instance).await;
     Ok(())
 }

@@ -17,7 +17,8 @@ use crate::remote::{Memory, Pool as Connections};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::slot::{Context, Counters, Order, Slot};
+use crate::slot::{Context, Counters, First, Order, Slot};
+use crate::spares::Spares;
 use crate::watchdog::Reflexes;
 use model::report::LogSource;
 use model::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
@@ -51,6 +52,7 @@ pub struct Hosted {
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     pools: Mutex<HashMap<Key, Arc<Pool>>>,
     pub(crate) dormant: Dormant,
+    pub(crate) spares: Spares,
     /// Throw-away processes at work.
     probes: TaskTracker,
     retired: CancellationToken,
@@ -106,6 +108,7 @@ impl Hosted {
             slots: Mutex::default(),
             pools: Mutex::default(),
             dormant: Dormant::default(),
+            spares: Spares::default(),
             probes: TaskTracker::new(),
             retired: CancellationToken::new(),
             recheck: Notify::new(),
@@ -236,11 +239,21 @@ impl Hosted {
         self.available()?;
         self.room(key, &slots)?;
         self.count_slot();
-        let context = Arc::new(Context::new(self, self.spec.mode == Mode::Shared).of(key));
-        let slot = Slot::start(key.clone(), self.introduction(key, caller, session), context, self.clone(), None);
+        let introduction = self.introduction(key, caller, session);
+        let (spare, coming) = self.take_spare(key, &introduction).unzip();
+        let cold = || Arc::new(Context::new(self, self.spec.mode == Mode::Shared).of(key));
+        let context = spare.as_ref().map_or_else(cold, |spare| spare.context.clone());
+        let first = coming.map_or(First::Cold, First::Spare);
+        let slot = Slot::start(key.clone(), introduction, context, self.clone(), first);
         slots.insert(key.clone(), slot.clone());
         drop(slots);
         self.wake(&slot);
+        if let Some(spare) = spare {
+            // It may ask something as soon as it has an owner.
+            session.inspect(|session| slot.attach(session));
+            spare.hand_over();
+        }
+        self.spares_give_way();
         Ok(slot)
     }
 
@@ -426,6 +439,7 @@ impl Hosted {
     /// Replaces every process; how many there were.
     pub(crate) fn restart(&self) -> u32 {
         self.recheck.notify_one();
+        self.renew_spares();
         let slots = self.all_slots();
         slots.iter().for_each(|slot| slot.order(Order::Restart));
         u32::try_from(slots.len()).unwrap_or(u32::MAX)
@@ -450,11 +464,13 @@ impl Hosted {
     pub(crate) fn forget(&self, key: &Key) {
         if self.slots().remove(key).is_some() {
             self.shared.slots.fetch_sub(1, Ordering::Relaxed);
+            self.spares.look();
         }
     }
 
     pub(crate) fn found(&self, checked: Checked) {
         *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = checked;
+        self.spares.look();
     }
 
     pub(crate) fn checked(&self) -> Checked {

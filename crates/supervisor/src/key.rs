@@ -50,7 +50,7 @@ pub(crate) enum Holder {
 }
 
 /// What a process is told that serves many clients with unlike abilities.
-const NOTHING: Bytes = Bytes::from_static(b"{}");
+pub(crate) const NOTHING: Bytes = Bytes::from_static(b"{}");
 
 impl Key {
     /// The key of `caller` under `mode`, for a process that is spoken to in `era`. A modern process is told the

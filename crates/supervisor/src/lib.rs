@@ -46,6 +46,7 @@ mod session;
 mod settings;
 mod shared;
 mod slot;
+mod spares;
 mod stderr;
 mod subscribe;
 mod subscriptions;

@@ -288,6 +288,11 @@ fn processes(page: &mut Page, rows: &[Row]) {
             family.sample(&[("server", row.name()), ("state", state)], *count);
         }
     }
+    let mut family = page.family("staithe_spares", Kind::Gauge, "Started processes that wait for whoever needs one.");
+    for row in rows {
+        family
+            .sample(&[("server", row.name())], u64::try_from(row.hosted.spares.instances().len()).unwrap_or(u64::MAX));
+    }
     let mut family = page.family(
         "staithe_calls_in_flight",
         Kind::Gauge,

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use stdx::meter::{Kind, Page};
 use store::Store;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How often sessions and instances are looked over for idleness.
@@ -124,6 +125,8 @@ impl Supervisor {
             connections: crate::remote::Pool::default(),
             instance_ids: AtomicU64::new(inheritance.last_id),
             slots: AtomicU32::new(0),
+            spares: AtomicU32::new(0),
+            crowded: Notify::new(),
         };
         let supervisor = Self {
             inner: Arc::new(Inner {
@@ -199,6 +202,7 @@ impl Supervisor {
         if enabled {
             let heirs = self.inheritance().take(&hosted.spec().name);
             hosted.adopt(heirs, &self.inner.sessions.of_server(&hosted.spec().name));
+            hosted.keep_spares();
             stdx::task::spawn("check a server", hosted.check());
         }
         Ok(())
@@ -323,9 +327,11 @@ impl Supervisor {
         self.entries().iter().flat_map(|entry| entry.hosted.all_slots()).collect()
     }
 
-    /// Every process that serves calls.
+    /// Every process that serves calls, or waits as a spare.
     pub(crate) fn processes(&self) -> Vec<Arc<Instance>> {
-        self.slots().iter().filter_map(|slot| slot.serving()).filter(|instance| instance.pid.is_some()).collect()
+        let serving = self.slots().into_iter().filter_map(|slot| slot.serving());
+        let spares = self.entries().into_iter().flat_map(|entry| entry.hosted.spares.instances());
+        serving.chain(spares).filter(|instance| instance.pid.is_some()).collect()
     }
 
     pub(crate) fn session_by_id(&self, id: &str) -> Option<Arc<Session>> {

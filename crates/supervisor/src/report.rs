@@ -41,7 +41,8 @@ pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: u32) -> Server
 }
 
 pub(crate) fn instances(hosted: &Hosted) -> Vec<InstanceReport> {
-    hosted.all_slots().iter().map(|slot| instance(hosted, slot)).collect()
+    let owned = hosted.all_slots();
+    owned.iter().map(|slot| instance(hosted, slot)).chain(hosted.spare_reports()).collect()
 }
 
 fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {

@@ -19,6 +19,7 @@ use crate::stderr;
 use crate::tree;
 use model::report::LogSource;
 use model::{Program, Remote, Target};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -28,6 +29,12 @@ use wire::era::Era;
 pub(crate) struct Running {
     pub(crate) instance: Arc<Instance>,
     body: Body,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("instance", &self.instance.id).finish_non_exhaustive()
+    }
 }
 
 enum Body {

@@ -8,6 +8,7 @@ use crate::settings::Settings;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use store::Store;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What all servers of a host share.
@@ -29,6 +30,10 @@ pub(crate) struct Shared {
     pub(crate) instance_ids: AtomicU64,
     /// Slots that exist, over all servers.
     pub(crate) slots: AtomicU32,
+    /// Spares, over all servers; those that are started count.
+    pub(crate) spares: AtomicU32,
+    /// There are more processes than there may be: a spare has to go.
+    pub(crate) crowded: Notify,
 }
 
 impl Shared {

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use wire::era::Era;
 
 /// What every process of a slot shares, one after another.
@@ -89,7 +89,12 @@ impl Context {
     /// The same for the processes of one isolation key.
     pub(crate) fn of(self, key: &Key) -> Self {
         let one_addressee = matches!(key.holder, Holder::Session { .. } | Holder::Pool { .. });
-        Self { profile: key.profile.clone(), one_addressee, ..self }
+        self.told(key.profile.clone(), one_addressee)
+    }
+
+    /// The same for processes that are told `profile`.
+    pub(crate) fn told(self, profile: Bytes, one_addressee: bool) -> Self {
+        Self { profile, one_addressee, ..self }
     }
 
     /// The sessions that lean on this slot, oldest first.
@@ -178,6 +183,18 @@ impl Orders {
     }
 }
 
+/// What a slot begins with.
+#[derive(Default)]
+pub(crate) enum First {
+    /// Nothing: it starts a process.
+    #[default]
+    Cold,
+    /// A process that an earlier daemon left: it serves at once.
+    Left(Running),
+    /// A spare, which is on its way.
+    Spare(oneshot::Receiver<Running>),
+}
+
 /// One isolation key's place.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -193,13 +210,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Makes a slot and starts its task. `first` is a process that an earlier daemon left: it serves at once.
+    /// Makes a slot and starts its task.
     pub(crate) fn start(
         key: Key,
         introduction: Introduction,
         context: Arc<Context>,
         hosted: Arc<Hosted>,
-        first: Option<Running>,
+        first: First,
     ) -> Arc<Self> {
         let slot = Arc::new(Self {
             key,
@@ -211,7 +228,7 @@ impl Slot {
             last_used_ms: AtomicI64::new(stdx::clock::unix_ms()),
             restarts: AtomicU64::new(0),
         });
-        if let Some(first) = &first {
+        if let First::Left(first) = &first {
             slot.serve(&first.instance);
         }
         stdx::task::spawn("slot", run(slot.clone(), hosted, first));
@@ -357,10 +374,10 @@ enum End {
 }
 
 /// The slot's task: one life after another until it is told to stop.
-async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: Option<Running>) {
+async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
     let mut history = History::default();
     loop {
-        match live(&slot, &hosted, first.take()).await {
+        match live(&slot, &hosted, std::mem::take(&mut first)).await {
             End::Ordered(Order::Stop) => break,
             End::Ordered(Order::Restart) => {
                 slot.context.counters.meter.restarted(Cause::Asked);
@@ -390,8 +407,13 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: Option<Running>) {
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.
-async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: Option<Running>) -> End {
-    let mut running = match first {
+async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: First) -> End {
+    let warm = match first {
+        First::Cold => None,
+        First::Left(running) => Some(running),
+        First::Spare(coming) => taken(slot, hosted, coming).await,
+    };
+    let mut running = match warm {
         Some(running) => running,
         None => match begin(slot, hosted).await {
             Ok(running) => running,
@@ -439,6 +461,20 @@ async fn judged(instance: &Arc<Instance>, hosted: &Hosted) -> Wedged {
         std::future::pending::<()>().await;
     }
     wedged
+}
+
+/// The spare that is on its way, if it still lives when it comes.
+async fn taken(slot: &Slot, hosted: &Hosted, coming: oneshot::Receiver<Running>) -> Option<Running> {
+    let running = coming.await.ok()?;
+    let instance = running.instance.clone();
+    let settled = tokio::time::timeout(slot.context.limits.start_timeout, handshake::settle(&instance)).await;
+    if !matches!(settled, Ok(Ok(()))) {
+        running.stop("it ended as a spare").await;
+        return None;
+    }
+    slot.context.log.add(instance.id, LogSource::Host, "was a spare; has an owner now");
+    running.write_down(hosted.spec().generation, &slot.key, &slot.introduction);
+    Some(running)
 }
 
 /// A process that got through its handshake.

@@ -21,6 +21,7 @@ mod remote;
 mod reopened;
 mod rounds;
 mod shapes;
+mod spares;
 mod sse;
 mod streams;
 mod subscriptions;

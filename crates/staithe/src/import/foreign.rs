@@ -5,7 +5,7 @@ mod remote;
 
 use super::expand::{Expander, Surroundings, env_file};
 use super::jsonc::{self, JsoncError};
-use model::{Bounds, ServerName, ServerSpec, Watch};
+use model::{Bounds, Mode, ServerName, ServerSpec, Watch};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -292,6 +292,9 @@ impl Reader<'_> {
                     set.map_err(|error| error.to_string())?;
                 }
             }
+        }
+        if spec.mode == Mode::Shared && spec.bounds.spares.is_some_and(|spares| spares > 0) {
+            self.note("spares", Kind::NotUsed, "in the mode `shared` one process serves everybody");
         }
         let known = |field: &str| used.contains(&field) || bounds.contains(&field);
         for field in fields.keys().filter(|field| !known(field)) {

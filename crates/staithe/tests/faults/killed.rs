@@ -150,3 +150,44 @@ async fn a_call_whose_process_died_with_the_daemon_ends_as_unknown() {
     let text = told["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{told}"));
     assert_eq!(serde_json::from_str::<serde_json::Value>(text).unwrap()["nonces"], json!([]));
 }
+
+/// Spares of a killed daemon belong to nobody: the next one ends them and starts its own.
+#[tokio::test]
+async fn spares_end_with_their_daemon_and_are_made_anew() {
+    let warm = json!({"warm": {"command": testkit::bin("odd"), "era": "legacy", "spares": 2}});
+    let mut daemon = Daemon::new(&warm, &[], "");
+    let spares = async |daemon: &Daemon| {
+        until("two spares", async || {
+            let listed = daemon.cli(&["instances"]);
+            let all = listed.as_array().unwrap_or_else(|| panic!("{listed}")).iter();
+            let spares = all.filter(|instance| instance["key"].as_str().unwrap().contains("spare"));
+            let pids: Vec<u32> = spares.map(|spare| u32::try_from(spare["pid"].as_u64().unwrap()).unwrap()).collect();
+            (pids.len() == 2).then_some(pids)
+        })
+        .await
+    };
+    let before = spares(&daemon).await;
+    let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    let call = async || {
+        // The connection to a daemon that was killed is of no use.
+        let answer = until("an answer", async || {
+            let params = json!({"name": "pid", "arguments": {}});
+            client.modern_call("warm", "tools/call", params).await.ok().map(|(_, answer)| answer)
+        })
+        .await;
+        let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        text.parse::<u32>().unwrap()
+    };
+    let own = call().await;
+    assert!(before.contains(&own), "{own} is none of {before:?}");
+    let before = spares(&daemon).await;
+    daemon.kill();
+    daemon.start();
+    assert_eq!(call().await, own, "what had an owner lives on");
+    let after = spares(&daemon).await;
+    assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
+    until("nothing is left of the old ones", async || (daemon.servers().len() == 3).then_some(())).await;
+    daemon.terminate();
+    daemon.ended().await;
+    assert_eq!(daemon.servers(), Vec::<u32>::new());
+}
