@@ -92,8 +92,8 @@ const PRODUCTION_LINES: usize = 600;
 /// Lines of code, comments and blank lines not counted, of what must stay small enough to be read in one sitting: the
 /// crate, its files that are none of it, and the bound.
 const CODE_LINES: &[(&str, &[&str], usize)] =
-    // The daemon's side of the socket, and what only tests run.
-    &[("keeper", &["client.rs", "fuzzing.rs", "thread.rs"], 1600)];
+    // The daemon's side of the socket, a keeper in a thread, and what only tests run.
+    &[("keeper", &["client.rs", "start.rs", "fuzzing.rs", "thread.rs"], 1250)];
 /// Lines of ARCHITECTURE.md.
 const ARCHITECTURE_LINES: usize = 400;
 

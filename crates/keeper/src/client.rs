@@ -2,7 +2,8 @@
 
 use crate::link::{Frame, Inbox, is_ours, send};
 use crate::wire::{Ask, HIGHEST, LOWEST, Malformed, Say, encode};
-use crate::words::{Ends, Event, Held, Launch, Stage, Usage};
+use crate::words::{Ends, Event, Held, Launch, Stage};
+use jail::Usage;
 use rustix::net::sockopt::socket_peercred;
 use std::collections::HashMap;
 use std::io;

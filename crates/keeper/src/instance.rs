@@ -1,14 +1,25 @@
-//! One instance that is held: its signals, its exit, what it uses and what it may.
+//! One instance that is held: its start, its signals, its exit.
 
-use crate::cgroup::Group;
-use crate::tree;
 use crate::wire::Say;
-use crate::words::{Exit, Limits, Usage};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, waitid, waitpid};
+use crate::words::{Exit, Launch, Stage};
+use jail::{Entrance, Jail, Jails, tree};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, waitid, waitpid,
+};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 
+/// Room in a pipe, so that a message of 64 KiB crosses in one piece. Asking for more than the kernel gives is no error.
+const PIPE_BYTES: usize = 256 << 10;
+
 /// A process that was started, until it is forgotten.
+#[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) pid: i32,
     pub(crate) started: u64,
@@ -17,62 +28,82 @@ pub(crate) struct Instance {
     /// stdin (until closed), stdout, stderr, notebook.
     pub(crate) ends: Vec<Rc<OwnedFd>>,
     pub(crate) exit: Option<Exit>,
+    /// For which limit it was ended.
     pub(crate) over: Option<String>,
-    pub(crate) limits: Limits,
-    pub(crate) group: Option<Group>,
+    pub(crate) jail: Jail,
 }
+
+/// Where a start failed, and why.
+pub(crate) type Failure = (Stage, io::Error);
 
 // === impl Instance ===
 
 impl Instance {
-    pub(crate) fn close_stdin(&mut self) -> Say {
+    /// Starts `launch`.
+    pub(crate) fn start(launch: &Launch, jails: &Jails) -> Result<Self, Failure> {
+        if !launch.cwd.is_dir() {
+            return Err((Stage::NoDirectory, rustix::io::Errno::NOENT.into()));
+        }
+        let no_pipe = |error: rustix::io::Errno| (Stage::NoPipe, error.into());
+        let (their_stdin, stdin) = pipe(Ours::Write).map_err(no_pipe)?;
+        let (their_stdout, stdout) = pipe(Ours::Read).map_err(no_pipe)?;
+        let (their_stderr, stderr) = pipe(Ours::Read).map_err(no_pipe)?;
+        let notebook = memfd_create("staithe-notebook", MemfdFlags::CLOEXEC).map_err(no_pipe)?;
+        let mut command = Command::new(&launch.program);
+        command.args(&launch.args).env_clear().envs(launch.env.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&launch.cwd).process_group(0);
+        command.stdin(Stdio::from(their_stdin)).stdout(Stdio::from(their_stdout)).stderr(Stdio::from(their_stderr));
+        let (jail, entrance) = jails.build(launch.id, &launch.limits).map_err(|error| (Stage::Limit, error))?;
+        let (pid, pidfd) = spawn(command, entrance).map_err(|error| {
+            jail.remove();
+            let stage = if error.kind() == io::ErrorKind::NotFound { Stage::NoProgram } else { Stage::Exec };
+            (stage, error)
+        })?;
+        let started = tree::Process::read(pid).map_or(0, |process| process.started);
+        let ends = [stdin, stdout, stderr, notebook].map(Rc::new).into();
+        Ok(Self { pid, started, pidfd: Some(pidfd), ends, exit: None, over: None, jail })
+    }
+
+    pub(crate) fn close_stdin(&mut self) {
         if self.ends.len() == 4 {
             self.ends.remove(0);
         }
-        Say::Done
     }
 
     /// To the process and its group. A process that is gone needs no signal.
-    pub(crate) fn signal(&self, number: i32) -> Say {
-        let Some(signal) = Signal::from_named_raw(number) else {
-            return Say::Error { text: format!("there is no signal {number}") };
-        };
-        if signal == Signal::KILL
-            && let Some(group) = &self.group
-        {
-            group.kill();
+    pub(crate) fn signal(&self, signal: Signal) {
+        if signal == Signal::KILL {
+            self.jail.kill();
         }
         if let Some(pidfd) = &self.pidfd {
             let _ = pidfd_send_signal(pidfd, signal);
         }
         tree::signal_group(self.pid, signal);
-        Say::Done
-    }
-
-    pub(crate) fn usage(&self, all: &[tree::Process]) -> Usage {
-        let used = self.group.as_ref().map_or_else(|| tree::usage(all, self.pid), Group::usage);
-        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid));
-        Usage { open_files: files.map_or(0, |files| files.count() as u64), ..used }
     }
 
     /// Whether only looking finds out that it is over a limit.
-    pub(crate) fn is_sampled(&self) -> bool {
-        let limited = self.limits.memory_bytes.is_some() || self.limits.processes.is_some();
-        limited && self.group.is_none() && self.over.is_none()
+    pub(crate) fn needs_looks(&self) -> bool {
+        self.over.is_none() && self.jail.needs_looks()
     }
 
-    /// How it ended, if it has. It stays a zombie.
-    pub(crate) fn read_exit(&self) -> Option<Exit> {
-        let pidfd = self.pidfd.as_ref()?;
+    /// How it ended, if that is news. It stays a zombie.
+    pub(crate) fn note_exit(&mut self) -> Option<Exit> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let status = waitid(WaitId::PidFd(pidfd.as_fd()), options).ok()??;
+        let status = waitid(WaitId::PidFd(self.pidfd.as_ref()?.as_fd()), options).ok()??;
         let exit = status.exit_status().map(Exit::Code);
-        exit.or_else(|| status.terminating_signal().map(Exit::Signal))
+        self.exit = Some(exit.or_else(|| status.terminating_signal().map(Exit::Signal))?);
+        self.pidfd = None;
+        self.exit
     }
 
     pub(crate) fn reap(&self) {
         reap(self.pid);
-        let _ = self.group.as_ref().map(Group::remove);
+        self.jail.remove();
+    }
+
+    pub(crate) fn as_held(&self, id: u64) -> Say {
+        let (pid, started) = (self.pid.unsigned_abs(), self.started);
+        Say::Held { id, pid, started, exit: self.exit, over: self.over.clone() }
     }
 }
 
@@ -82,40 +113,44 @@ pub(crate) fn reap(pid: i32) {
     }
 }
 
-/// What is said of an instance that uses more than it may.
-pub(crate) fn excess(limits: &Limits, used: &Usage) -> Option<String> {
-    let memory = limits.memory_bytes.filter(|limit| used.resident_bytes > *limit).map(|limit| {
-        format!("its processes used {} of memory; the limit is {}", amount(used.resident_bytes), amount(limit))
-    });
-    let processes = limits.processes.filter(|limit| used.processes > *limit);
-    memory.or_else(|| processes.map(|limit| format!("it was {} processes; the limit is {limit}", used.processes)))
-}
-
-/// Bytes as people write them, one digit after the point where it says something.
-pub(crate) fn amount(bytes: u64) -> String {
-    let (unit, name) = match bytes {
-        0..1_048_576 => (1 << 10, "KiB"),
-        1_048_576..1_073_741_824 => (1 << 20, "MiB"),
-        _ => (1 << 30, "GiB"),
+fn spawn(mut command: Command, entrance: Entrance) -> io::Result<(i32, OwnedFd)> {
+    let keeper = getpid();
+    let enter = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(keeper) {
+            // The keeper died before the line above: its signal will not come.
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        entrance.enter()
     };
-    match bytes % unit * 10 / unit {
-        0 => format!("{} {name}", bytes / unit),
-        tenth => format!("{}.{tenth} {name}", bytes / unit),
+    #[expect(unsafe_code, reason = "between fork and exec there is no other way to run code")]
+    // SAFETY: the closure makes system calls only: it takes no lock and allocates nothing.
+    unsafe {
+        command.pre_exec(enter);
     }
+    let mut child = command.spawn()?;
+    let pid = Pid::from_child(&child);
+    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).inspect_err(|_| {
+        // What cannot be watched must not run.
+        let _ = child.kill().and_then(|()| child.wait());
+    })?;
+    Ok((pid.as_raw_pid(), pidfd))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+#[derive(Clone, Copy)]
+enum Ours {
+    Read,
+    Write,
+}
 
-    #[test]
-    fn an_excess_says_how_much_and_the_limit() {
-        let limits = Limits { memory_bytes: Some(1 << 30), processes: Some(3), ..Limits::default() };
-        let used = |resident_bytes, processes| Usage { resident_bytes, processes, ..Usage::default() };
-        assert_eq!(excess(&limits, &used(1 << 30, 3)), None);
-        let said = excess(&limits, &used((1 << 30) + (1 << 28), 9)).unwrap();
-        assert_eq!(said, "its processes used 1.2 GiB of memory; the limit is 1 GiB");
-        assert_eq!(excess(&limits, &used(1, 4)).unwrap(), "it was 4 processes; the limit is 3");
-        assert_eq!(excess(&Limits::default(), &used(u64::MAX, u64::MAX)), None);
-    }
+/// A pipe as (their end, our end). Only ours does not block.
+fn pipe(ours: Ours) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
+    let (theirs, ours) = match ours {
+        Ours::Read => (write, read),
+        Ours::Write => (read, write),
+    };
+    fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    Ok((theirs, ours))
 }

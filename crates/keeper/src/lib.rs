@@ -7,25 +7,25 @@
 //! Both sides say which versions of the protocol they speak; the highest common one is used. Without a common one the
 //! keeper refuses, keeps what it holds, and [`AttachError::Version`] says what to do.
 
-mod cgroup;
 mod client;
 #[doc(hidden)]
 pub mod fuzzing;
 mod instance;
-mod launch;
 mod link;
 mod notify;
 mod process;
 mod resident;
 mod serve;
+mod start;
 mod thread;
-mod tree;
 mod wire;
 mod words;
 
 pub use client::{AskError, AttachError, Client, SpawnError};
+pub use jail::{Limits, Usage};
 pub use notify::notify;
-pub use process::{StartError, StartOptions, VERB, main, socket_path, start};
+pub use process::{VERB, main, socket_path};
+pub use start::{StartError, StartOptions, start};
 pub use thread::{InThread, in_thread, in_thread_for};
 pub use wire::Malformed;
-pub use words::{Ends, Event, Exit, Held, Launch, Limits, Stage, Usage};
+pub use words::{Ends, Event, Exit, Held, Launch, Stage};

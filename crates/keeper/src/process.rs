@@ -1,10 +1,8 @@
 //! The keeper as a process of its own, and its start by another.
 
-use crate::cgroup::Cgroups;
-use crate::launch::{Close, Inherited, close_from_three};
 use crate::notify::notify;
 use crate::serve::{Options, Process, serve};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use jail::{Close, Inherited, Jails, close_from_three};
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, set_child_subreaper, setrlimit, setsid, umask};
 use std::ffi::OsString;
@@ -14,90 +12,19 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// The word after the program's name that makes it a keeper.
 pub const VERB: &str = "keeper";
 
-/// How long a new keeper may take to be ready, seconds.
-const READY_SECONDS: i64 = 5;
 /// How long a keeper that holds something waits for a daemon.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-
-/// How a keeper is started.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StartOptions {
-    /// How long it waits for a daemon while it holds something. 15 minutes if `None`. Whole seconds.
-    pub orphan_timeout: Option<Duration>,
-}
-
-/// Why no keeper was started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The system started no process.
-    #[error("the keeper {program} could not be started", program = .program.display())]
-    Start {
-        /// Which program.
-        program: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// It said why it cannot work.
-    #[error("the keeper could not start: {0}")]
-    Failed(String),
-    /// It said nothing in 5 s; it was killed.
-    #[error("the keeper was not ready after {READY_SECONDS} s; read run/keeper.log in the state directory")]
-    Silent,
-}
 
 /// Where the keeper of a state directory is reached.
 #[must_use]
 pub fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("run/keeper.sock")
-}
-
-/// Starts `exe` as the keeper of `state_dir` and waits until clients can attach. The caller waits for the child in the
-/// end. It lives on when the caller dies.
-///
-/// # Errors
-/// When it cannot start, or is not ready within 5 s.
-pub fn start(exe: &Path, state_dir: &Path, options: &StartOptions) -> Result<Child, StartError> {
-    let failed = |source| StartError::Start { program: exe.to_owned(), source };
-    let mut command = Command::new(exe);
-    command.arg(VERB).arg("--state-dir").arg(std::path::absolute(state_dir).map_err(failed)?);
-    if let Some(timeout) = options.orphan_timeout {
-        command.arg("--orphan-timeout").arg(timeout.as_secs().to_string());
-    }
-    // Our environment may hold secrets; instances are given all of theirs.
-    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(failed)?;
-    let said = child.stdout.take().map(first_line).transpose().map_err(failed)?.flatten();
-    match said.as_deref() {
-        Some("ready") => Ok(child),
-        other => {
-            let _ = child.kill().and_then(|()| child.wait());
-            Err(other
-                .filter(|said| !said.is_empty())
-                .map_or(StartError::Silent, |it| StartError::Failed(it.to_owned())))
-        }
-    }
-}
-
-/// One line, or what came before the end; `None` after too long a silence.
-fn first_line(mut from: std::process::ChildStdout) -> io::Result<Option<String>> {
-    let mut line = Vec::new();
-    loop {
-        let silence = Timespec { tv_sec: READY_SECONDS, tv_nsec: 0 };
-        if poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&silence))? == 0 {
-            return Ok(None);
-        }
-        let mut byte = [0];
-        if from.read(&mut byte)? == 0 || byte == *b"\n" || line.len() > 4096 {
-            return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
-        }
-        line.extend(byte);
-    }
 }
 
 /// The keeper's process, with the words after [`VERB`]. Its first line on stdout is `ready`, or why it cannot work.
@@ -134,14 +61,14 @@ fn prepare(mut words: impl Iterator<Item = OsString>) -> Result<Options, String>
     let inherited = leave_the_caller()?;
     let (door, log) = take(&state_dir)?;
     let signals = block_signals().map_err(|error| format!("cannot take signals: {error}"))?;
-    let groups = Cgroups::find();
+    let jails = Jails::new(inherited).with_groups();
     settle(&log).map_err(|error| format!("cannot leave the terminal: {error}"))?;
     let manager = std::env::var_os("NOTIFY_SOCKET");
     if let Some(manager) = &manager {
         notify(manager, "READY=1").map_err(|error| format!("cannot tell the service manager: {error}"))?;
     }
     let process = Some(Process { signals, log });
-    Ok(Options { door, orphan_timeout, inherited, process, stop: None, groups, managed: manager.is_some() })
+    Ok(Options { door, orphan_timeout, jails, process, stop: None, managed: manager.is_some() })
 }
 
 /// Away from the terminal, session, files and limits of whoever started us.

@@ -1,20 +1,19 @@
 //! The keeper's one loop: who is attached, what is held, what ended.
 
-use crate::cgroup::Cgroups;
-use crate::instance::{Instance, amount, excess, reap};
-use crate::launch::{Inherited, launch};
-use crate::link::{Frame, Inbox, is_ours, send};
+use crate::instance::{Instance, reap};
+use crate::link::{Connection, Frame};
 use crate::resident::give_back;
-use crate::tree::{self, Root};
-use crate::wire::{Ask, HIGHEST, LOWEST, MAX_BODY, Say, encode};
+use crate::wire::{Ask, HIGHEST, LOWEST, Say};
 use crate::words::{Launch, Stage};
+use jail::tree::{self, Root};
+use jail::{Jails, Lookout};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, getpid};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -31,8 +30,6 @@ const END_LOOK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(5);
 /// How long killed processes may take to go: one in the kernel's hands for longer is beyond us.
 const KILLED: Duration = Duration::from_secs(5);
-/// Bytes that may wait for a daemon that does not read.
-const MAX_WAITING: usize = MAX_BODY;
 const MAX_LOG: u64 = 1 << 20;
 /// How long after work the pages that it needed are given back.
 const REST: Duration = Duration::from_secs(1);
@@ -42,12 +39,11 @@ pub(crate) struct Options {
     pub(crate) door: UnixListener,
     /// How long a keeper that holds something waits for a daemon.
     pub(crate) orphan_timeout: Duration,
-    pub(crate) inherited: Inherited,
+    pub(crate) jails: Jails,
     /// Set where the keeper is a process of its own: every descendant is its to end.
     pub(crate) process: Option<Process>,
     /// Readable or closed: end at once.
     pub(crate) stop: Option<OwnedFd>,
-    pub(crate) groups: Option<Cgroups>,
     /// A service manager started us: holding nothing is no reason to end.
     pub(crate) managed: bool,
 }
@@ -57,18 +53,6 @@ pub(crate) struct Process {
     /// Says which signals came.
     pub(crate) signals: File,
     pub(crate) log: File,
-}
-
-struct Connection {
-    number: u64,
-    socket: UnixStream,
-    inbox: Inbox,
-    /// Bytes not yet sent, with the descriptors that ride on the first of them.
-    waiting: VecDeque<(Vec<u8>, Vec<Rc<OwnedFd>>)>,
-    waiting_bytes: usize,
-    since: Instant,
-    /// Close when everything is sent.
-    leaving: bool,
 }
 
 /// The end of everything that is held.
@@ -89,14 +73,15 @@ enum Source {
 
 struct Keeper {
     options: Options,
-    connections: Vec<Connection>,
-    next_connection: u64,
+    connections: BTreeMap<u64, Connection>,
+    last_connection: u64,
     /// The connection and process of the daemon.
     attached: Option<(u64, u32)>,
     /// When the last daemon left.
     alone_since: Instant,
     instances: BTreeMap<u64, Instance>,
     listeners: BTreeMap<String, Rc<OwnedFd>>,
+    lookout: Lookout,
     looked: Instant,
     /// A child ended that may be no instance.
     orphans: bool,
@@ -112,12 +97,13 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
     options.door.set_nonblocking(true)?;
     let mut keeper = Keeper {
         options,
-        connections: Vec::new(),
-        next_connection: 1,
+        connections: BTreeMap::new(),
+        last_connection: 0,
         attached: None,
         alone_since: now(),
         instances: BTreeMap::new(),
         listeners: BTreeMap::new(),
+        lookout: Lookout::default(),
         looked: now(),
         orphans: false,
         told_to_end: false,
@@ -125,12 +111,12 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
         worked: Some(now()),
     };
     loop {
-        for (source, flags) in keeper.wait()? {
+        for source in keeper.wait()? {
             match source {
                 Source::Door => keeper.admit(),
                 Source::Stop => keeper.begin_end(None, Duration::ZERO),
                 Source::Signals => keeper.take_signals(),
-                Source::Connection(number) => keeper.converse(number, flags),
+                Source::Connection(number) => keeper.converse(number),
                 Source::Instance(id) => keeper.note_exit(id),
             }
         }
@@ -149,46 +135,40 @@ fn now() -> Instant {
 
 impl Keeper {
     /// Waits until something is ready or a time has come.
-    fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
+    fn wait(&self) -> io::Result<Vec<Source>> {
         let mut watched = Vec::new();
         // Connections first: a daemon that died has left before its successor is heard.
-        for connection in &self.connections {
-            let out = if connection.waiting.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-            let want = if connection.leaving { out } else { out | PollFlags::IN };
-            watched.push((
-                Source::Connection(connection.number),
-                PollFd::from_borrowed_fd(connection.socket.as_fd(), want),
-            ));
+        for (number, connection) in &self.connections {
+            watched.push((Source::Connection(*number), connection.as_fd(), connection.wants()));
         }
         for (id, instance) in &self.instances {
-            if let Some(pidfd) = &instance.pidfd {
-                watched.push((Source::Instance(*id), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)));
-            }
+            watched.extend(instance.pidfd.iter().map(|pidfd| (Source::Instance(*id), pidfd.as_fd(), PollFlags::IN)));
         }
         if self.connections.len() < MAX_CONNECTIONS {
-            watched.push((Source::Door, PollFd::from_borrowed_fd(self.options.door.as_fd(), PollFlags::IN)));
+            watched.push((Source::Door, self.options.door.as_fd(), PollFlags::IN));
         }
         if let Some(stop) = self.options.stop.as_ref().filter(|_| self.ending.is_none()) {
-            watched.push((Source::Stop, PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)));
+            watched.push((Source::Stop, stop.as_fd(), PollFlags::IN));
         }
         if let Some(process) = &self.options.process {
-            watched.push((Source::Signals, PollFd::from_borrowed_fd(process.signals.as_fd(), PollFlags::IN)));
+            watched.push((Source::Signals, process.signals.as_fd(), PollFlags::IN));
         }
+        let mut fds: Vec<_> = watched.iter().map(|(_, fd, want)| PollFd::from_borrowed_fd(*fd, *want)).collect();
         let left = self.next_time().map(|at| at.saturating_duration_since(now()) + Duration::from_millis(1));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = watched.into_iter().unzip();
         match poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let ready = sources.into_iter().zip(fds).map(|(source, fd)| (source, fd.revents()));
-        Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
+        let ready = watched.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|((source, ..), _)| *source).collect())
     }
 
     /// When something is to be done although nothing happens.
     fn next_time(&self) -> Option<Instant> {
-        let silent = self.connections.iter().filter(|one| !self.is_attached(one.number)).map(|one| one.since + HELLO);
-        let look = (self.orphans || self.instances.values().any(Instance::is_sampled)).then(|| self.looked + LOOK);
+        let silent = self.connections.iter().filter(|(number, _)| !self.is_attached(**number));
+        let silent = silent.map(|(_, one)| one.since + HELLO);
+        let look = (self.orphans || self.instances.values().any(Instance::needs_looks)).then(|| self.looked + LOOK);
         let end = self.ending.as_ref().map(|_| now() + END_LOOK);
         silent.chain(look).chain(end).chain(self.rest_at()).chain(self.alone_until()).min()
     }
@@ -212,10 +192,9 @@ impl Keeper {
     fn keep_time(&mut self) -> bool {
         let now = now();
         let attached = self.attached;
-        self.connections.retain(|one| {
-            let welcome = attached.is_some_and(|(number, _)| number == one.number);
-            let done = one.leaving && one.waiting.is_empty();
-            !done && (welcome || now < one.since + HELLO)
+        self.connections.retain(|number, one| {
+            let welcome = attached.is_some_and(|(attached, _)| attached == *number);
+            !one.is_over() && (welcome || now < one.since + HELLO)
         });
         if now >= self.looked + LOOK {
             self.looked = now;
@@ -273,62 +252,39 @@ impl Keeper {
     fn admit(&mut self) {
         while self.connections.len() < MAX_CONNECTIONS {
             let Ok((socket, _)) = self.options.door.accept() else { return };
-            if !is_ours(&socket) || socket.set_nonblocking(true).is_err() {
-                continue;
+            if let Ok(connection) = Connection::new(socket, now()) {
+                self.last_connection += 1;
+                self.connections.insert(self.last_connection, connection);
             }
-            self.connections.push(Connection {
-                number: self.next_connection,
-                socket,
-                inbox: Inbox::default(),
-                waiting: VecDeque::new(),
-                waiting_bytes: 0,
-                since: now(),
-                leaving: false,
-            });
-            self.next_connection += 1;
         }
     }
 
-    fn converse(&mut self, number: u64, flags: PollFlags) {
-        if flags.contains(PollFlags::OUT) {
-            self.flush(number);
+    fn converse(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let flushed = connection.flush();
+        if flushed.and_then(|()| if connection.leaving { Ok(()) } else { connection.hear() }).is_err() {
+            return self.part(number);
         }
-        let Some(place) = self.connections.iter().position(|one| one.number == number) else { return };
-        let connection = &mut self.connections[place];
-        if connection.leaving {
-            if flags.intersects(PollFlags::HUP | PollFlags::ERR) {
-                self.part(number);
-            }
-            return;
-        }
-        match connection.inbox.receive(&connection.socket) {
-            Ok(0) => return self.part(number),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => return self.part(number),
-            Ok(_) => {}
-        }
-        while let Some(connection) = self.connections.iter_mut().find(|one| one.number == number && !one.leaving) {
+        while let Some(connection) = self.connections.get_mut(&number).filter(|one| !one.leaving) {
             match connection.inbox.next() {
                 Ok(Some(frame)) => self.answer(number, frame),
                 Ok(None) => return,
-                Err(error) => {
-                    self.say(number, 0, &Say::Error { text: error.to_string() }, Vec::new());
-                    self.leave(number);
-                }
+                Err(error) => self.refuse(number, 0, &Say::Error { text: error.to_string() }),
             }
         }
     }
 
-    /// Lets a connection go once everything is sent; nothing more is heard from it.
-    fn leave(&mut self, number: u64) {
-        if let Some(connection) = self.connections.iter_mut().find(|one| one.number == number) {
+    /// The last word to a connection.
+    fn refuse(&mut self, number: u64, request: u32, why: &Say) {
+        self.say(number, request, why, Vec::new());
+        if let Some(connection) = self.connections.get_mut(&number) {
             connection.leaving = true;
         }
         self.detach(number);
     }
 
     fn part(&mut self, number: u64) {
-        self.connections.retain(|one| one.number != number);
+        self.connections.remove(&number);
         self.detach(number);
     }
 
@@ -339,35 +295,11 @@ impl Keeper {
         }
     }
 
+    /// A connection that does not read is parted from. Nothing is lost: the next daemon finds everything in the list.
     fn say(&mut self, number: u64, request: u32, say: &Say, fds: Vec<Rc<OwnedFd>>) {
-        let Some(connection) = self.connections.iter_mut().find(|one| one.number == number) else { return };
-        let Ok(bytes) = encode(request, fds.len(), say) else { return self.part(number) };
-        connection.waiting_bytes += bytes.len();
-        connection.waiting.push_back((bytes, fds));
-        if connection.waiting_bytes > MAX_WAITING {
-            // It does not read. Nothing is lost: the next daemon finds everything in the list.
-            return self.part(number);
-        }
-        self.flush(number);
-    }
-
-    fn flush(&mut self, number: u64) {
-        let Some(connection) = self.connections.iter_mut().find(|one| one.number == number) else { return };
-        while let Some((bytes, fds)) = connection.waiting.front_mut() {
-            let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-            match send(&connection.socket, bytes, &borrowed) {
-                Ok(sent) => {
-                    connection.waiting_bytes -= sent;
-                    fds.clear();
-                    bytes.drain(..sent);
-                    if bytes.is_empty() {
-                        connection.waiting.pop_front();
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.part(number),
-            }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        if connection.say(request, say, fds).is_err() {
+            self.part(number);
         }
     }
 
@@ -381,48 +313,38 @@ impl Keeper {
     fn answer(&mut self, number: u64, frame: Frame<Ask>) {
         let Frame { request, body, mut fds } = frame;
         self.worked = self.worked.or_else(|| Some(now()));
-        let unknown = |id: u64| Say::Error { text: format!("there is no instance {id}") };
         let mut passed = Vec::new();
-        let say = match body {
+        let done = match body {
             Ask::Hello { lowest, highest, pid } => return self.welcome(number, request, (lowest, highest), pid),
             _ if !self.is_attached(number) => {
-                self.say(number, request, &Say::Error { text: "say hello first".to_owned() }, Vec::new());
-                return self.leave(number);
+                return self.refuse(number, request, &Say::Error { text: "say hello first".to_owned() });
             }
             Ask::End { grace_ms } => {
                 return self.begin_end(Some((number, request)), Duration::from_millis(grace_ms.min(3_600_000)));
             }
-            Ask::Spawn(launch) => self.spawn(&launch, &mut passed),
-            Ask::List => {
-                self.list(number, request);
-                Say::Done
-            }
-            Ask::CloseStdin { id } => self.instances.get_mut(&id).map_or_else(|| unknown(id), Instance::close_stdin),
-            Ask::Forget { id } => self.forget(id).unwrap_or_else(|| unknown(id)),
-            Ask::Signal { id, signal } => self.instances.get(&id).map_or_else(|| unknown(id), |it| it.signal(signal)),
-            Ask::Count { id } => {
-                self.instances.get(&id).map_or_else(|| unknown(id), |it| Say::Used(it.usage(&tree::all())))
-            }
+            Ask::Spawn(launch) => Ok(self.spawn(&launch, &mut passed)),
+            Ask::List => Ok(self.list(number, request)),
+            Ask::CloseStdin { id } => self.instance(id).map(Instance::close_stdin).map(|()| Say::Done),
+            Ask::Forget { id } => self.forget(id),
+            Ask::Signal { id, signal } => self.signal(id, signal),
+            Ask::Count { id } => self.instance(id).map(|it| Say::Used(it.jail.usage(&tree::all(), it.pid))),
             Ask::Hold { name } => match fds.pop() {
                 Some(fd) if fds.is_empty() => {
                     self.listeners.insert(name, Rc::new(fd));
-                    Say::Done
+                    Ok(Say::Done)
                 }
-                _ => Say::Error { text: "one listener comes with its name".to_owned() },
+                _ => Err("one listener comes with its name".to_owned()),
             },
-            Ask::Take { name } => match self.listeners.get(&name) {
-                Some(fd) => {
-                    passed.push(Rc::clone(fd));
-                    Say::Done
-                }
-                None => Say::Nothing,
-            },
+            Ask::Take { name } => {
+                passed.extend(self.listeners.get(&name).cloned());
+                Ok(if passed.is_empty() { Say::Nothing } else { Say::Done })
+            }
             Ask::Drop { name } => {
                 self.listeners.remove(&name);
-                Say::Done
+                Ok(Say::Done)
             }
         };
-        self.say(number, request, &say, passed);
+        self.say(number, request, &done.unwrap_or_else(|text| Say::Error { text }), passed);
     }
 
     fn welcome(&mut self, number: u64, request: u32, (lowest, highest): (u16, u16), pid: u32) {
@@ -434,8 +356,7 @@ impl Keeper {
             None => None,
         };
         if let Some(refusal) = refusal {
-            self.say(number, request, &refusal, Vec::new());
-            return self.leave(number);
+            return self.refuse(number, request, &refusal);
         }
         self.attached = Some((number, pid));
         self.say(number, request, &Say::Welcome { version, keeper_pid: std::process::id() }, Vec::new());
@@ -444,96 +365,81 @@ impl Keeper {
 
 // Instances.
 impl Keeper {
-    fn spawn(&mut self, what: &Launch, passed: &mut Vec<Rc<OwnedFd>>) -> Say {
+    fn instance(&mut self, id: u64) -> Result<&mut Instance, String> {
+        self.instances.get_mut(&id).ok_or_else(|| format!("there is no instance {id}"))
+    }
+
+    fn spawn(&mut self, launch: &Launch, passed: &mut Vec<Rc<OwnedFd>>) -> Say {
+        let Launch { id, .. } = *launch;
         if self.ending.is_some() {
             return Say::Error { text: "the keeper is about to end".to_owned() };
         }
-        if self.instances.contains_key(&what.id) {
-            let text = format!("instance {} is held already", what.id);
-            return Say::Failed { errno: 0, stage: Stage::Duplicate, text };
+        if self.instances.contains_key(&id) {
+            return Say::Failed { errno: 0, stage: Stage::Duplicate, text: format!("instance {id} is held already") };
         }
-        match launch(what, self.options.inherited, self.options.groups.as_ref()) {
+        match Instance::start(launch, &self.options.jails) {
             Err((stage, error)) => {
                 Say::Failed { errno: error.raw_os_error().unwrap_or(0), stage, text: error.to_string() }
             }
-            Ok(new) => {
-                passed.extend(new.ends.iter().cloned());
-                let said = Say::Spawned { id: what.id, pid: new.pid.unsigned_abs(), started: new.started };
-                let instance = Instance {
-                    pid: new.pid,
-                    started: new.started,
-                    pidfd: Some(new.pidfd),
-                    ends: new.ends.into(),
-                    exit: None,
-                    over: None,
-                    limits: what.limits,
-                    group: new.group,
-                };
-                self.instances.insert(what.id, instance);
+            Ok(instance) => {
+                passed.extend(instance.ends.iter().cloned());
+                let said = Say::Spawned { id, pid: instance.pid.unsigned_abs(), started: instance.started };
+                self.instances.insert(id, instance);
+                self.lookout.expect_another();
                 said
             }
         }
     }
 
-    fn list(&mut self, number: u64, request: u32) {
-        let held = self.instances.iter().map(|(id, it)| {
-            let (id, pid, started) = (*id, it.pid.unsigned_abs(), it.started);
-            (Say::Held { id, pid, started, exit: it.exit, over: it.over.clone() }, it.ends.clone())
-        });
-        for (say, ends) in held.collect::<Vec<_>>() {
+    fn list(&mut self, number: u64, request: u32) -> Say {
+        let held: Vec<_> = self.instances.iter().map(|(id, it)| (it.as_held(*id), it.ends.clone())).collect();
+        for (say, ends) in held {
             self.say(number, request, &say, ends);
         }
+        Say::Done
     }
 
-    fn forget(&mut self, id: u64) -> Option<Say> {
-        let instance = self.instances.get(&id)?;
-        if instance.exit.is_none() {
-            return Some(Say::Error { text: format!("instance {id} has not ended") });
-        }
+    fn signal(&mut self, id: u64, number: i32) -> Result<Say, String> {
+        let signal = Signal::from_named_raw(number).ok_or_else(|| format!("there is no signal {number}"))?;
+        self.instance(id)?.signal(signal);
+        Ok(Say::Done)
+    }
+
+    fn forget(&mut self, id: u64) -> Result<Say, String> {
+        let instance = self.instance(id)?;
+        instance.exit.ok_or_else(|| format!("instance {id} has not ended"))?;
         instance.reap();
         self.instances.remove(&id);
-        Some(Say::Done)
+        Ok(Say::Done)
     }
 
     fn note_exit(&mut self, id: u64) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
-        let Some(exit) = instance.read_exit() else { return };
-        instance.pidfd = None;
-        instance.exit = Some(exit);
-        let killed = instance.group.as_ref().is_some_and(|group| group.usage().oom_kills > 0);
-        if killed && instance.over.is_none() {
-            let limit = instance.limits.memory_bytes.map(|limit| format!("; the limit is {}", amount(limit)));
-            let text = format!("its processes ran out of memory{}", limit.unwrap_or_default());
+        let Some(exit) = instance.note_exit() else { return };
+        if let Some(text) = instance.jail.starved().filter(|_| instance.over.is_none()) {
             instance.over = Some(text.clone());
             self.tell(&Say::Over { id, text });
         }
         self.tell(&Say::Exited { id, exit });
     }
 
-    /// Ends the trees that went over a limit, and takes orphans that ended away.
+    /// Takes orphans that ended away, and ends the trees that went over a limit.
     fn look(&mut self) {
-        if !self.orphans && !self.instances.values().any(Instance::is_sampled) {
-            return;
-        }
-        let all = tree::all();
-        if self.orphans {
-            self.orphans = false;
+        if std::mem::take(&mut self.orphans) {
             let own = getpid().as_raw_pid();
-            for orphan in all.iter().filter(|process| process.is_zombie_of(own)) {
-                if self.instances.values().all(|instance| instance.pid != orphan.pid) {
-                    reap(orphan.pid);
-                }
-            }
+            let held = |pid| self.instances.values().any(|instance| instance.pid == pid);
+            let ended = |process: &tree::Process| process.is_zombie_of(own) && !held(process.pid);
+            tree::all().iter().filter(|process| ended(process)).for_each(|orphan| reap(orphan.pid));
         }
-        let mut over = Vec::new();
-        for (id, instance) in self.instances.iter_mut().filter(|(_, instance)| instance.is_sampled()) {
-            if let Some(text) = excess(&instance.limits, &tree::usage(&all, instance.pid)) {
-                tree::kill(&[Root::Instance(instance.pid)]);
-                instance.over = Some(text.clone());
-                over.push((*id, text));
-            }
-        }
-        for (id, text) in over {
+        let watched = self.instances.values().filter(|instance| instance.needs_looks());
+        let watched: Vec<_> = watched.map(|instance| (&instance.jail, instance.pid)).collect();
+        let over = if watched.is_empty() { Vec::new() } else { self.lookout.look(&watched) };
+        for (pid, text) in over {
+            tree::kill(&[Root::Instance(pid)]);
+            let found = self.instances.iter_mut().find(|(_, instance)| instance.pid == pid);
+            let Some((id, instance)) = found else { continue };
+            let id = *id;
+            instance.over = Some(text.clone());
             self.log(&format!("instance {id}: {text}"));
             self.tell(&Say::Over { id, text });
         }
@@ -543,7 +449,7 @@ impl Keeper {
 // The end.
 impl Keeper {
     fn begin_end(&mut self, asked_by: Option<(u64, u32)>, grace: Duration) {
-        self.instances.values_mut().for_each(|instance| drop(instance.close_stdin()));
+        self.instances.values_mut().for_each(Instance::close_stdin);
         let now = now();
         let term_at = (!grace.is_zero()).then(|| now + grace / 2);
         self.ending = Some(Ending { asked_by, term_at, kill_at: now + grace });
@@ -558,12 +464,10 @@ impl Keeper {
         };
         if ending.term_at.is_some_and(|at| now >= at) {
             ending.term_at = None;
-            self.instances.values().for_each(|instance| drop(instance.signal(Signal::TERM.as_raw())));
+            self.instances.values().for_each(|instance| instance.signal(Signal::TERM));
         }
         if now >= ending.kill_at {
-            for group in self.instances.values().filter_map(|instance| instance.group.as_ref()) {
-                group.kill();
-            }
+            self.instances.values().for_each(|instance| instance.jail.kill());
             tree::kill(&roots);
         }
         let left = tree::members(&tree::all(), &roots);
@@ -571,8 +475,7 @@ impl Keeper {
             return false;
         }
         let asked_by = ending.asked_by;
-        let ids: Vec<u64> = self.instances.keys().copied().collect();
-        for id in ids {
+        for id in self.instances.keys().copied().collect::<Vec<_>>() {
             self.note_exit(id);
         }
         self.instances.values().for_each(Instance::reap);

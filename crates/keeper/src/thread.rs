@@ -1,8 +1,8 @@
 //! A keeper in a thread of this process, for tests and hosts that want no other: no signals, no session, no lock, and only what it started is its own.
 
-use crate::launch::Inherited;
 use crate::process::socket_path;
 use crate::serve::{Options, serve};
+use jail::{Inherited, Jails};
 use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,10 +44,9 @@ pub fn in_thread_for(directory: &Path, orphan_timeout: Duration) -> io::Result<I
         serve(Options {
             door,
             orphan_timeout,
-            inherited: Inherited { umask: None, open_files: getrlimit(Resource::Nofile) },
+            jails: Jails::new(Inherited { umask: None, open_files: getrlimit(Resource::Nofile) }),
             process: None,
             stop: Some(stopped),
-            groups: None,
             managed: false,
         })
     };

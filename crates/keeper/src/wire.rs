@@ -4,7 +4,8 @@
 //! A frame is a head of three little-endian `u32` (bytes of the body, request, descriptors that ride on the frame) and a
 //! body: one byte of kind, then its fields. A number is a `u64`, text and lists have their length before them.
 
-use crate::words::{Exit, Launch, Limits, Stage, Usage};
+use crate::words::{Exit, Launch, Stage};
+use jail::{Limits, Usage};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! What both sides of the socket talk about.
 
+use jail::Limits;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -21,19 +22,6 @@ impl fmt::Display for Exit {
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
         }
     }
-}
-
-/// What the processes of one instance may use. `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory of all its processes, bytes.
-    pub memory_bytes: Option<u64>,
-    /// How many processes it may be.
-    pub processes: Option<u64>,
-    /// Open files of each process; never more than the keeper may have itself.
-    pub open_files: Option<u64>,
-    /// Percent of one core. Held only where there is a cgroup.
-    pub cpu_percent: Option<u64>,
 }
 
 /// What to start.
@@ -83,21 +71,6 @@ pub struct Held {
     pub over: Option<String>,
     /// Duplicates of the descriptors.
     pub ends: Ends,
-}
-
-/// What the processes of an instance use now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Resident memory, bytes. Without a cgroup a page that two processes share counts twice.
-    pub resident_bytes: u64,
-    /// Processes, zombies not counted.
-    pub processes: u64,
-    /// Open files of the first process.
-    pub open_files: u64,
-    /// Processor time, milliseconds.
-    pub cpu_ms: u64,
-    /// How often the kernel ended a process of it for want of memory; 0 without a cgroup.
-    pub oom_kills: u64,
 }
 
 /// What the keeper says unasked.

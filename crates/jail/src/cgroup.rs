@@ -1,6 +1,6 @@
 //! Control groups (version 2), where a writable subtree was given to us: limits that the kernel holds.
 
-use crate::words::{Limits, Usage};
+use crate::limits::{Limits, Usage};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -48,18 +48,7 @@ impl Cgroups {
     pub(crate) fn group(&self, id: u64, limits: &Limits) -> io::Result<Group> {
         let group = Group { path: self.root.join(format!("i{id}")) };
         make(&group.path)?;
-        if let Some(bytes) = limits.memory_bytes {
-            put(&group.path, "memory.max", bytes)?;
-            // Without these a hog would move into swap, and lose one process of many.
-            let _ = put(&group.path, "memory.swap.max", 0);
-            put(&group.path, "memory.oom.group", 1)?;
-        }
-        if let Some(processes) = limits.processes {
-            put(&group.path, "pids.max", processes)?;
-        }
-        if let Some(percent) = limits.cpu_percent {
-            put(&group.path, "cpu.max", format!("{} 100000", percent.max(1).saturating_mul(1000)))?;
-        }
+        group.limit(limits).inspect_err(|_| group.remove())?;
         Ok(group)
     }
 }
@@ -67,14 +56,30 @@ impl Cgroups {
 // === impl Group ===
 
 impl Group {
+    fn limit(&self, limits: &Limits) -> io::Result<()> {
+        if let Some(bytes) = limits.memory_bytes {
+            put(&self.path, "memory.max", bytes)?;
+            // Without these a hog would move into swap, and lose one process of many.
+            let _ = put(&self.path, "memory.swap.max", 0);
+            put(&self.path, "memory.oom.group", 1)?;
+        }
+        if let Some(processes) = limits.processes {
+            put(&self.path, "pids.max", processes)?;
+        }
+        if let Some(percent) = limits.cpu_percent {
+            put(&self.path, "cpu.max", format!("{} 100000", percent.max(1).saturating_mul(1000)))?;
+        }
+        Ok(())
+    }
+
     /// What a process writes `0` to in order to join.
     pub(crate) fn door(&self) -> io::Result<File> {
         File::options().write(true).open(self.path.join("cgroup.procs"))
     }
 
-    /// Kills every process in it; `false` if the kernel cannot.
-    pub(crate) fn kill(&self) -> bool {
-        put(&self.path, "cgroup.kill", 1).is_ok()
+    /// Kills every process in it. A kernel before 5.14 cannot; then they are killed one by one.
+    pub(crate) fn kill(&self) {
+        let _ = put(&self.path, "cgroup.kill", 1);
     }
 
     /// What its processes use.
@@ -88,9 +93,9 @@ impl Group {
         }
     }
 
-    /// Gives the group back; fails while processes are in it.
-    pub(crate) fn remove(&self) -> io::Result<()> {
-        fs::remove_dir(&self.path)
+    /// Gives the group back. It stays while processes are in it.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir(&self.path);
     }
 
     fn number(&self, file: &str, word: &str) -> u64 {
@@ -165,7 +170,8 @@ mod tests {
         put(&group.path, "cpu.stat", "usage_usec 7000\nuser_usec 1\n").unwrap();
         let used = Usage { resident_bytes: 4096, processes: 9, open_files: 0, cpu_ms: 7, oom_kills: 2 };
         assert_eq!(group.usage(), used);
-        assert!(group.kill() && group.remove().is_err());
+        group.kill();
+        group.remove();
         assert_eq!(file("i3/cgroup.kill"), "1");
     }
 }

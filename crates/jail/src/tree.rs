@@ -1,22 +1,25 @@
 //! Which processes belong to which, as `/proc` says, and their end.
 
-use crate::words::Usage;
+use crate::limits::Usage;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 /// How often a tree is looked at again while its members are stopped: more than a tree of forking processes can outrun.
 const PASSES: usize = 200;
 
 /// One process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process {
-    pub(crate) pid: i32,
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
     parent: i32,
     group: i32,
     state: u8,
     ticks: u64,
-    pub(crate) started: u64,
+    /// Clock ticks from the machine's start to its own.
+    pub started: u64,
     resident_pages: u64,
 }
 
@@ -24,8 +27,12 @@ pub(crate) struct Process {
 
 impl Process {
     /// The process `pid`, if there is one.
-    pub(crate) fn read(pid: i32) -> Option<Self> {
-        Self::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
+    #[must_use]
+    pub fn read(pid: i32) -> Option<Self> {
+        // One look at all processes reads many of these: no more is asked of the system than it takes.
+        let mut stat = [0; 1024];
+        let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
+        Self::parse(pid, stat.get(..length)?)
     }
 
     /// The name stands in brackets and may hold anything, brackets too: fields begin after the last one.
@@ -50,13 +57,15 @@ impl Process {
     }
 
     /// Whether it has ended and waits for `parent` to notice.
-    pub(crate) fn is_zombie_of(&self, parent: i32) -> bool {
+    #[must_use]
+    pub fn is_zombie_of(&self, parent: i32) -> bool {
         self.state == b'Z' && self.parent == parent
     }
 }
 
 /// Every process that we can see.
-pub(crate) fn all() -> Vec<Process> {
+#[must_use]
+pub fn all() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(Process::read).collect()
@@ -64,7 +73,7 @@ pub(crate) fn all() -> Vec<Process> {
 
 /// What a set of processes grows from.
 #[derive(Clone, Debug)]
-pub(crate) enum Root {
+pub enum Root {
     /// An instance: its process, its process group, and all their descendants.
     Instance(i32),
     /// The descendants of this process, without itself.
@@ -72,7 +81,8 @@ pub(crate) enum Root {
 }
 
 /// The living processes of `roots` among `all`.
-pub(crate) fn members(all: &[Process], roots: &[Root]) -> Vec<Process> {
+#[must_use]
+pub fn members(all: &[Process], roots: &[Root]) -> Vec<Process> {
     let mut inside: BTreeSet<i32> = BTreeSet::new();
     let starts = |process: &Process| {
         roots.iter().any(|root| match root {
@@ -95,7 +105,7 @@ pub(crate) fn members(all: &[Process], roots: &[Root]) -> Vec<Process> {
 
 /// Kills every process of `roots`. Members are stopped first, until a look finds none that runs: one that is killed
 /// while its child is being born would leave the child with a stranger for a parent.
-pub(crate) fn kill(roots: &[Root]) {
+pub fn kill(roots: &[Root]) {
     let mut found = Vec::new();
     for _ in 0..PASSES {
         found = members(&all(), roots);
@@ -118,7 +128,7 @@ pub(crate) fn kill(roots: &[Root]) {
 }
 
 /// To the process group of an instance that is not forgotten yet, so that its number is nobody else's.
-pub(crate) fn signal_group(pid: i32, signal: Signal) {
+pub fn signal_group(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         // Nobody is left in the group: that is what was wanted.
         let _ = kill_process_group(pid, signal);
