@@ -46,7 +46,7 @@ impl Asked {
     }
 
     /// The era that the client speaks.
-    fn era(&self) -> Era {
+    pub(crate) fn era(&self) -> Era {
         if self.session.is_some() { Era::Legacy } else { Era::Modern }
     }
 }
@@ -65,11 +65,11 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, mut asked: Asked, mut 
         }
         Err(error) => {
             tracing::info!(server = %permit.server(), principal = %permit.principal(), %error, "a call failed");
-            if let Some(value) = error.retry_header() {
+            if let Some(value) = error.retry_header(asked.era()) {
                 reply.header("retry-after", value);
             }
             reply.course().outcome(error.outcome());
-            reply.finish(error.delivery(Some(&asked.id()))).await;
+            reply.finish(error.delivery(asked.era(), Some(&asked.id()))).await;
         }
     }
 }

@@ -9,11 +9,10 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use wire::param::PREFIX;
 
-const SENT: &str =
-    "Authorization, Content-Type, Accept, Last-Event-ID, MCP-Protocol-Version, Mcp-Session-Id, Mcp-Method, Mcp-Name";
+const SENT: &str = "Authorization, Content-Type, Accept, Last-Event-ID, MCP-Protocol-Version, Mcp-Session-Id, Mcp-Method, Mcp-Name, X-Staithe-Timing";
 /// More than any tool mirrors.
 const MOST_PARAMS: usize = 64;
-const READ: &str = "Mcp-Session-Id, WWW-Authenticate, Retry-After";
+const READ: &str = "Mcp-Session-Id, WWW-Authenticate, Retry-After, Server-Timing";
 
 /// The page's origin. The gate has allowed it already.
 pub(crate) fn origin(parts: &Parts) -> Option<HeaderValue> {

@@ -2,7 +2,10 @@
 //!
 //! Codes: JSON-RPC's own and the ones MCP defines; staithe's failures are -32603 with `data.source = "staithe"`, so that
 //! nobody takes them for the hosted server's (E104, E107, E108). Once a request was accepted, its error travels as a
-//! JSON-RPC response under status 200 (B31); 503 says that the same request may succeed later.
+//! JSON-RPC response under status 200 (B31); 503 says that it was not carried out and may succeed later, and always comes
+//! with `Retry-After`. Over a limit that is so in both eras. A server that takes no calls is 503 to stateless clients
+//! (E228); to a client with a session it is a JSON-RPC error (B31), because it would take another status for the end of its
+//! connection. There, and where a stream is open already, `data.retryAfterMs` says when.
 
 use crate::reply::{Body, json};
 use bytes::Bytes;
@@ -14,6 +17,10 @@ use supervisor::{Absent, ExitReport, NoLookup, NoSession, NotKept, Outcome, Stal
 use wire::bridge::Delivery;
 use wire::classify::Refusal;
 use wire::code;
+use wire::era::Era;
+
+/// When to come again where nothing is known that would say it.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Why a request was turned away at the gate, before its body was read.
 #[derive(Debug, thiserror::Error)]
@@ -208,15 +215,18 @@ impl GateError {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
                 *response.body_mut() = Body::Whole(Some(self.to_string().into()));
             }
-            Self::Streams { .. } | Self::NoLookup(_) => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
-            }
-            Self::Moved => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
             _ => {}
         }
+        if let Some(value) = self.retry_header() {
+            response.headers_mut().insert(RETRY_AFTER, value);
+        }
         response
+    }
+
+    /// The value of `Retry-After`, where the status says that trying again helps.
+    pub(crate) fn retry_header(&self) -> Option<HeaderValue> {
+        let after = if matches!(self, Self::Moved) { Duration::from_secs(1) } else { SOON };
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| seconds(after))
     }
 }
 
@@ -258,23 +268,25 @@ impl CallError {
         }
     }
 
-    /// (HTTP status while it is free to choose, JSON-RPC code, a short name for programs)
-    fn row(&self) -> (u16, i64, &'static str) {
+    /// (HTTP status for a client of `era` while it is free to choose, JSON-RPC code, a short name for programs)
+    fn row(&self, era: Era) -> (u16, i64, &'static str) {
+        // The server takes no calls now: this one did not reach it.
+        let busy = if era == Era::Modern { 503 } else { 200 };
         match self {
             Self::Absent(Absent::Unknown(_)) => (404, code::INVALID_REQUEST, "unknown_server"),
             Self::Absent(Absent::SessionEnded) => (404, code::INVALID_REQUEST, "session_ended"),
             Self::Absent(Absent::Stopped(_)) => (503, code::INTERNAL, "server_stopped"),
             Self::Absent(Absent::Full { .. }) => (503, code::INTERNAL, "too_many_instances"),
-            Self::Absent(Absent::Failing { .. }) => (200, code::INTERNAL, "server_failing"),
-            Self::Absent(Absent::Slow { .. }) => (200, code::INTERNAL, "server_not_ready"),
-            Self::Stalled(_) => (200, code::INTERNAL, "server_not_reading"),
+            Self::Absent(Absent::Failing { .. }) => (busy, code::INTERNAL, "server_failing"),
+            Self::Absent(Absent::Slow { .. }) => (busy, code::INTERNAL, "server_not_ready"),
+            Self::Stalled(_) => (busy, code::INTERNAL, "server_not_reading"),
             Self::NoSession(NoSession::Full { .. }) => (503, code::INTERNAL, "too_many_sessions"),
             Self::NoSession(_) => (503, code::INTERNAL, "session_not_kept"),
             Self::Gone(report) if !report.reached => (200, code::INTERNAL, "server_unreachable"),
             Self::Gone(_) => (200, code::INTERNAL, "server_ended"),
             Self::Garbled(_) => (200, code::INTERNAL, "invalid_answer"),
             Self::Deadline { .. } => (200, code::INTERNAL, "deadline"),
-            Self::Unanswered(Unanswered::Stalled(_)) => (200, code::INTERNAL, "server_not_reading"),
+            Self::Unanswered(Unanswered::Stalled(_)) => (busy, code::INTERNAL, "server_not_reading"),
             Self::Unanswered(Unanswered::Gone(_)) => (200, code::INTERNAL, "server_ended"),
             Self::Unanswered(Unanswered::Garbled(_)) => (200, code::INTERNAL, "invalid_answer"),
             Self::Unanswered(Unanswered::Slow { .. }) => (200, code::INTERNAL, "deadline"),
@@ -304,14 +316,19 @@ impl CallError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Absent(absent) => absent.retry_after(),
-            Self::NoSession(_) | Self::Calls { .. } | Self::Turn { .. } => Some(Duration::from_secs(5)),
+            Self::NoSession(_)
+            | Self::Calls { .. }
+            | Self::Turn { .. }
+            | Self::Held { .. }
+            | Self::Stalled(_)
+            | Self::Unanswered(Unanswered::Stalled(_)) => Some(SOON),
             _ => None,
         }
     }
 
-    /// As JSON-RPC error response to request `id`.
-    pub(crate) fn delivery(&self, id: Option<&[u8]>) -> Delivery {
-        let (status, code, reason) = self.row();
+    /// As JSON-RPC error response to request `id` of a client of `era`.
+    pub(crate) fn delivery(&self, era: Era, id: Option<&[u8]>) -> Delivery {
+        let (status, code, reason) = self.row(era);
         let blame = match self.blame() {
             Blame::Caller => "caller",
             Blame::Server => "server",
@@ -340,22 +357,27 @@ impl CallError {
     }
 
     /// The value of `Retry-After`, where the status says that trying again helps.
-    pub(crate) fn retry_header(&self) -> Option<HeaderValue> {
-        let (status, _, _) = self.row();
-        let after = self.retry_after().filter(|_| status == 503)?;
-        HeaderValue::from_str(&after.as_secs().max(1).to_string()).ok()
+    pub(crate) fn retry_header(&self, era: Era) -> Option<HeaderValue> {
+        let (status, _, _) = self.row(era);
+        (status == 503).then(|| seconds(self.retry_after().unwrap_or(SOON)))
     }
 
-    /// As a whole HTTP response.
-    pub(crate) fn response(&self, id: Option<&[u8]>) -> Response<Body> {
-        let delivery = self.delivery(id);
+    /// As a whole HTTP response, before it is known whose era the client speaks.
+    pub(crate) fn response(&self) -> Response<Body> {
+        let delivery = self.delivery(Era::Modern, None);
         let status = StatusCode::from_u16(delivery.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json(status, delivery.body);
-        if let Some(value) = self.retry_header() {
+        if let Some(value) = self.retry_header(Era::Modern) {
             response.headers_mut().insert(RETRY_AFTER, value);
         }
         response
     }
+}
+
+/// Whole seconds: whoever comes then is not too early.
+fn seconds(after: Duration) -> HeaderValue {
+    let seconds = after.as_millis().div_ceil(1000).clamp(1, u128::from(u32::MAX));
+    HeaderValue::from(u64::try_from(seconds).unwrap_or(1))
 }
 
 /// A refusal of the ladder as HTTP response.
@@ -363,4 +385,54 @@ pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
     let id = refusal.id.as_ref().map(Bytes::as_ref);
     let body = code::error_body(id, refusal.code, &refusal.message, refusal.data.as_deref());
     json(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failing(ms: u64) -> CallError {
+        let retry_after = Duration::from_millis(ms);
+        CallError::Absent(Absent::Failing { server: "s".parse().unwrap(), reason: "it died".to_owned(), retry_after })
+    }
+
+    #[test]
+    fn every_503_says_when_to_come_again() {
+        let server = || "s".parse::<ServerName>().unwrap();
+        let full = Absent::Full { server: server(), limit: 1, bound: supervisor::Bound::Server };
+        let after = Duration::from_secs(1);
+        let errors = [
+            (failing(2000), [503, 200]),
+            (CallError::Absent(Absent::Slow { server: server(), waited: after }), [503, 200]),
+            (CallError::Stalled(Stalled::Full { server: server(), queued: 9 }), [503, 200]),
+            (CallError::Stalled(Stalled::Ended(server())), [503, 200]),
+            (CallError::Absent(full), [503, 503]),
+            (CallError::Absent(Absent::Stopped(server())), [503, 503]),
+            (CallError::Calls { limit: 1 }, [503, 503]),
+            (CallError::Held { limit: 1, of: "server" }, [503, 503]),
+            (CallError::Turn { server: server(), after }, [503, 503]),
+            (CallError::Deadline { server: server(), after }, [200, 200]),
+        ];
+        for (error, statuses) in &errors {
+            for (era, status) in [Era::Modern, Era::Legacy].into_iter().zip(statuses) {
+                let header = error.retry_header(era);
+                assert_eq!((error.delivery(era, None).status, header.is_some()), (*status, *status == 503), "{error}");
+            }
+            let body = error.delivery(Era::Legacy, None).body;
+            let waits = String::from_utf8_lossy(&body).contains(r#""retryAfterMs":"#);
+            let told = statuses[0] == 503 && !matches!(error, CallError::Absent(Absent::Stopped(_)));
+            assert_eq!(waits, told, "{error}");
+        }
+        for error in [GateError::Streams { limit: 1 }, GateError::Moved] {
+            assert!(error.response().headers().contains_key(RETRY_AFTER), "{error}");
+        }
+        assert!(!GateError::NoToken.response().headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn nobody_is_told_to_come_too_early() {
+        for (ms, told) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (29_999, "30"), (3_600_000, "3600")] {
+            assert_eq!(failing(ms).retry_header(Era::Modern).unwrap(), told, "{ms} ms");
+        }
+    }
 }

@@ -290,7 +290,7 @@ impl Held<'_> {
     /// A retry came: the server gets each answer that it has not got yet (E172, E175); the retry waits for what follows.
     async fn attach(&mut self, mut retry: Retry) {
         if self.waiters.len() >= RETRIES {
-            return fail(retry.reply, &CallError::State, retry.message.id().as_deref()).await;
+            return fail(retry.reply, &CallError::State, Era::Modern, retry.message.id().as_deref()).await;
         }
         let Some(turn) = self.turn(&mut retry.reply).await else { return };
         retry.reply.course().sent(self.pending.id());
@@ -521,7 +521,7 @@ impl Retrying {
         if let Err(mpsc::error::TrySendError::Full(retry) | mpsc::error::TrySendError::Closed(retry)) =
             to.try_send(retry)
         {
-            fail(retry.reply, &CallError::State, retry.message.id().as_deref()).await;
+            fail(retry.reply, &CallError::State, Era::Modern, retry.message.id().as_deref()).await;
         }
     }
 }

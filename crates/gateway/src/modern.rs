@@ -45,7 +45,7 @@ pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mi
             Ok((permit, Prepared::Call(asked))) => serve(host, &admitted, permit, *asked, reply).await,
             Ok((permit, Prepared::Retry(retry))) => retry.attach(permit, reply).await,
             Ok((_, Prepared::Answer(delivery))) => reply.finish(delivery).await,
-            Err(error) => fail(reply, &error, id.as_deref()).await,
+            Err(error) => fail(reply, &error, Era::Modern, id.as_deref()).await,
         }
     });
 }
@@ -69,6 +69,9 @@ async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Aske
         Err(error) => {
             let body =
                 wire::code::error_body(asked.message.id().as_deref(), wire::code::INTERNAL, &error.to_string(), None);
+            if let Some(value) = error.retry_header() {
+                reply.header("retry-after", value);
+            }
             reply.finish(Delivery { body, status: 503 }).await;
         }
     }
@@ -147,11 +150,11 @@ fn level(message: &Message) -> Result<Option<Level>, CallError> {
     Level::parse(&name).map(Some).ok_or(CallError::Level(name))
 }
 
-/// Ends a reply with an error of ours.
-pub(crate) async fn fail(mut reply: Reply, error: &CallError, id: Option<&[u8]>) {
-    if let Some(value) = error.retry_header() {
+/// Ends a reply to a client of `era` with an error of ours.
+pub(crate) async fn fail(mut reply: Reply, error: &CallError, era: Era, id: Option<&[u8]>) {
+    if let Some(value) = error.retry_header(era) {
         reply.header("retry-after", value);
     }
     reply.course().outcome(error.outcome());
-    reply.finish(error.delivery(id)).await;
+    reply.finish(error.delivery(era, id)).await;
 }

@@ -79,7 +79,7 @@ async fn opened(
     if let Some(channel) = channel {
         channel.release();
     }
-    fail(reply, &failed, Some(&id)).await;
+    fail(reply, &failed, Era::Legacy, Some(&id)).await;
 }
 
 async fn begin(

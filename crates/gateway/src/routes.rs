@@ -27,7 +27,7 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
         Some((door, server)) => match admit(&host, &parts, server) {
             Err(error) => error.response(),
             Ok(admitted) => match host.supervisor.hosted(admitted.server()) {
-                Err(absent) => CallError::from(absent).response(None),
+                Err(absent) => CallError::from(absent).response(),
                 Ok(hosted) => match (door, &parts.method) {
                     (Door::Mcp, &Method::POST) => {
                         post::post(host.clone(), admitted.counted(hosted.meter()), &parts, body).await

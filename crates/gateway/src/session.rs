@@ -80,7 +80,7 @@ pub(crate) async fn request(
                         return None;
                     }
                     Some(false) => {
-                        fail(reply, &CallError::NoLogging, message.id().as_deref()).await;
+                        fail(reply, &CallError::NoLogging, Era::Legacy, message.id().as_deref()).await;
                         return None;
                     }
                     None => {}
@@ -89,7 +89,7 @@ pub(crate) async fn request(
             }
             unknown => {
                 let name = unknown.and(message.text(Place::Params, "level")).unwrap_or_default().into_owned();
-                fail(reply, &CallError::Level(name), message.id().as_deref()).await;
+                fail(reply, &CallError::Level(name), Era::Legacy, message.id().as_deref()).await;
                 return None;
             }
         },
@@ -100,7 +100,7 @@ pub(crate) async fn request(
         }
         // A modern server would take it for a request of its own era.
         modern if method::find(modern).is_some_and(|row| !row.legacy) => {
-            fail(reply, &CallError::NotInSession(modern.to_owned()), message.id().as_deref()).await;
+            fail(reply, &CallError::NotInSession(modern.to_owned()), Era::Legacy, message.id().as_deref()).await;
             return None;
         }
         _ => {}
@@ -122,7 +122,7 @@ fn spawn_call(
     stdx::task::spawn("legacy call", async move {
         let permit = match permit {
             Ok(permit) => permit,
-            Err(error) => return fail(reply, &error, message.id().as_deref()).await,
+            Err(error) => return fail(reply, &error, Era::Legacy, message.id().as_deref()).await,
         };
         let asked = Asked {
             mirrored: Mirrored::default(),

@@ -23,7 +23,7 @@ use wire::subscription::{self, Filter, List, covers};
 pub(crate) async fn listen(host: Arc<Host>, permit: Permit, asked: Asked, mut reply: Reply) {
     let id = asked.id();
     let Some(filter) = Filter::read(&asked.message) else {
-        return fail(reply, &CallError::Filter, Some(&id)).await;
+        return fail(reply, &CallError::Filter, Era::Modern, Some(&id)).await;
     };
     let mut listen = Listen { host: &host, asked: &asked, id: id.clone(), filter, promised: None };
     match listen.carry(&permit, &mut reply).await {
@@ -31,7 +31,7 @@ pub(crate) async fn listen(host: Arc<Host>, permit: Permit, asked: Asked, mut re
         Ok(End::Left) => reply.close(),
         Err(error) => {
             tracing::info!(server = %permit.server(), principal = %permit.principal(), %error, "a listen failed");
-            fail(reply, &error, Some(&id)).await;
+            fail(reply, &error, Era::Modern, Some(&id)).await;
         }
     }
 }
@@ -258,7 +258,7 @@ pub(crate) fn change(
         let Some(outcome) = reply.awake(&host.settings.limits, false, changed).await else { return };
         match outcome {
             Ok(body) => reply.finish(Delivery { body, status: 200 }).await,
-            Err(error) => fail(reply, &error, Some(&id)).await,
+            Err(error) => fail(reply, &error, Era::Legacy, Some(&id)).await,
         }
     });
 }

@@ -88,7 +88,7 @@ impl Voice {
             Outcome::Unsealed => CallError::Unsealed,
             Outcome::Left | Outcome::Forsaken(_) => CallError::State,
         };
-        error.delivery(Some(&id))
+        error.delivery(Era::Modern, Some(&id))
     }
 
     /// URLs that a legacy server wants visited before the call is made again, as a round with a state that says so. `None`
@@ -102,7 +102,7 @@ impl Voice {
             return None;
         }
         let id = request.id().unwrap_or_default();
-        let refused = |error: CallError| Some(error.delivery(Some(&id)));
+        let refused = |error: CallError| Some(error.delivery(Era::Modern, Some(&id)));
         let Some(urls) = ask::url_elicitations(answer) else {
             let what = format!("the server {} wants a URL visited and does not say which", self.server);
             return refused(CallError::Garbled(what));
@@ -160,7 +160,7 @@ impl Place {
         host.held.calls().remove(&self.id);
         self.retries.close();
         while let Ok(Retry { reply, message, .. }) = self.retries.try_recv() {
-            fail(reply, &CallError::State, message.id().as_deref()).await;
+            fail(reply, &CallError::State, Era::Modern, message.id().as_deref()).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! outlive them does.
 
 use crate::host::{Host, Setup, alive, eventually, in_mode, kill, modern_tool, name, reason, server, text, tool};
+use crate::limits::assert_busy;
 use model::report::Health;
 use model::{EraPin, Mode, ServerSpec};
 use serde_json::{Value, json};
@@ -120,6 +121,18 @@ async fn a_crash_loop_is_named_and_ends() {
     assert_eq!(reason(&answer), "server_failing", "{answer}");
     let wait = answer["error"]["data"]["retryAfterMs"].as_u64().unwrap();
     assert!((1..=30_000).contains(&wait), "{wait}");
+    // A stateless client is told by the status too.
+    let (headers, body) = client.modern_request("tools/call", json!({"name": "pid", "arguments": {}}), &[]);
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let refused = client.post("/mcp/odd", &headers, body).await.unwrap();
+    if refused.status == 503 {
+        let answer = refused.json().unwrap();
+        let wait = answer["error"]["data"]["retryAfterMs"].as_u64().unwrap();
+        let told = refused.header("retry-after").unwrap().parse::<u64>().unwrap();
+        assert_eq!((reason(&answer), told), ("server_failing", wait.div_ceil(1000).max(1)), "{answer}");
+    } else {
+        assert!(refused.json().unwrap()["result"].is_object(), "it serves again");
+    }
     host.ready().await;
     assert!(tool(&session, "pid", json!({})).await["result"].is_object(), "the session is still good");
     host.stop().await;
@@ -153,8 +166,12 @@ async fn a_server_that_cannot_start_is_a_clear_error_and_no_session() {
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(words.iter().all(|word| message.contains(word)) && message.contains("odd"), "{words:?}: {message}");
         assert!(host.supervisor.sessions(None).is_empty());
-        let (_, modern) = client.modern_call("odd", "tools/list", json!({})).await.unwrap();
-        assert_eq!(reason(&modern), "server_failing", "{modern}");
+        assert_eq!((response.status, response.header("retry-after")), (200, None), "{answer}");
+        let (headers, body) = client.modern_request("tools/list", json!({}), &[]);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let modern = client.post("/mcp/odd", &headers, body).await.unwrap();
+        assert_busy(&modern, "odd");
+        assert_eq!(reason(&modern.json().unwrap()), "server_failing", "{modern:?}");
         eventually("status tells", || host.report().health == Health::Failing).await;
         assert!(
             host.report().reason.is_some_and(|told| words.iter().any(|word| told.contains(word))),

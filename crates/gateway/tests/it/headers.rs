@@ -193,12 +193,25 @@ async fn e32_a_page_may_send_the_headers_that_it_asks_for() {
         "Mcp-Method",
         "Mcp-Name",
         "Last-Event-ID",
+        "X-Staithe-Timing",
         "mcp-param-region",
         "Mcp-Param-Dry-Run",
     ] {
         assert!(allowed.split(", ").any(|one| one == name), "{name}: {allowed}");
     }
     assert!(!allowed.contains("x-other") && !allowed.contains('*'), "{allowed}");
+    // What comes back to its call may be read, and of other pages nothing.
+    for (origin, may) in [("http://localhost:6274", true), ("https://evil.example", false)] {
+        let (headers, body) =
+            host.client().modern_request("tools/list", json!({}), &[("x-staithe-timing", "1"), ("origin", origin)]);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let answer = host.client().post("/mcp/every", &headers, body).await.unwrap();
+        let exposed = answer.header("access-control-expose-headers").unwrap_or_default();
+        assert_eq!((answer.status == 200, answer.header("server-timing").is_some()), (may, may), "{origin}");
+        for name in ["Server-Timing", "Retry-After", "Mcp-Session-Id"] {
+            assert_eq!(exposed.split(", ").any(|one| one == name), may, "{origin}: {name} in {exposed:?}");
+        }
+    }
     host.stop().await;
 }
 
