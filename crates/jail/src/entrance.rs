@@ -54,11 +54,18 @@ impl Entrance {
     }
 }
 
-/// What the caller of our parent ignored, its children need not ignore. The mask is the standard library's to empty.
+/// The C library's set of signals: 1024 bits everywhere on Linux.
+#[repr(C)]
+struct SignalSet([u64; 16]);
+
+/// What our parent blocks or its caller ignored, its children need neither block nor ignore. The standard library leaves a
+/// new program the mask of its parent.
 fn default_signals() {
+    const SIG_SETMASK: i32 = 2;
     #[expect(unsafe_code, reason = "no safe interface sets what a signal does")]
     unsafe extern "C" {
         fn signal(signal: i32, action: usize) -> usize;
+        fn pthread_sigmask(how: i32, set: *const SignalSet, old: *mut SignalSet) -> i32;
     }
     for number in 1..32 {
         #[expect(unsafe_code, reason = "no safe interface sets what a signal does")]
@@ -66,6 +73,13 @@ fn default_signals() {
         unsafe {
             signal(number, 0);
         }
+    }
+    let none = SignalSet([0; 16]);
+    #[expect(unsafe_code, reason = "no safe interface sets the mask of signals")]
+    // SAFETY: `none` is as large as the C library's type, empty where all is zero, and outlives the call, which may be made
+    // between fork and exec.
+    unsafe {
+        pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
 }
 

@@ -137,8 +137,8 @@ unsafe extern "C" {
     fn signalfd(fd: i32, set: *const SignalSet, flags: i32) -> i32;
 }
 
-/// Blocks what would end us and reads it from a descriptor instead. A new program starts with nothing blocked: the
-/// standard library sees to that.
+/// Blocks what would end us and reads it from a descriptor instead. What we start would inherit that;
+/// the jail's entrance undoes it.
 fn block_signals() -> io::Result<File> {
     const SIG_BLOCK: i32 = 0;
     const FLAGS: i32 = 0o2_004_000; // SFD_CLOEXEC | SFD_NONBLOCK

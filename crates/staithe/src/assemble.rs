@@ -21,6 +21,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// The longest that a stop takes for which somebody asks twice.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
 /// A running host.
 pub(crate) struct Host {
     /// How operators' commands are done.
@@ -240,7 +243,7 @@ impl Host {
     }
 
     /// Stops everything in order. When it returns, no process of any server is left, or all of them are the keeper's.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.stopping.cancel();
         if self.leaves_servers {
             self.traffic.stop().await;
@@ -262,6 +265,22 @@ impl Host {
             self.keeper.detach().await;
         } else {
             told("end the keeper", self.keeper.end(Duration::ZERO).await);
+        }
+    }
+
+    /// The same without waiting for anybody, also while it is stopping: nothing has its grace any more, and nothing is left.
+    pub(crate) async fn stop_at_once(&mut self) {
+        let processes = async {
+            if self.leaves_servers {
+                self.keeper.detach().await;
+            } else {
+                told("end the keeper", self.keeper.end(Duration::ZERO).await);
+            }
+        };
+        // A process that the kernel does not let go, or an operator's command, keeps nobody.
+        let both = async { tokio::join!(processes, self.socket.stop()) };
+        if tokio::time::timeout(AT_ONCE, both).await.is_err() {
+            tracing::warn!("something of this host may be left");
         }
     }
 }

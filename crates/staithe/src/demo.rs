@@ -58,7 +58,7 @@ async fn show(args: &DemoArgs, state: &StateDir, signals: &mut Signals, output: 
     let name: ServerName = "demo".parse().map_err(|error| fault::because("name the demo", &error, ""))?;
     let spec = ServerSpec::new(name.clone(), program.display().to_string(), vec![SERVER_VERB.to_owned()]);
     control::put_servers(&store, vec![spec], true).await?;
-    let host = assemble::assemble(state, lock, store, &config, HostKind::Demo, None).await?;
+    let mut host = assemble::assemble(state, lock, store, &config, HostKind::Demo, None).await?;
     let seen = tokio::select! {
         seen = look(&host, &name) => seen,
         _ = signals.next() => {

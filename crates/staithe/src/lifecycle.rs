@@ -8,7 +8,6 @@ use crate::upgrade::{self, Replaced};
 use model::Problem;
 use std::convert::Infallible;
 use std::process::ExitCode;
-use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGTERM, SIGINT and SIGHUP, from now on. Until the first `next`, one that comes is kept.
@@ -96,13 +95,11 @@ pub(crate) async fn serve_until_signal(
             }
         }
     }
-    let keeper = host.keeper.clone();
     tokio::select! {
         () = host.stop() => Ok(ExitCode::SUCCESS),
         name = signals.again() => {
             tracing::warn!(signal = name, "asked again: ending at once");
-            // Nothing has its grace any more, and nothing may be left either.
-            let _ = tokio::time::timeout(Duration::from_secs(5), keeper.end(Duration::ZERO)).await;
+            host.stop_at_once().await;
             Ok(ExitCode::FAILURE)
         }
     }

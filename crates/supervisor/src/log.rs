@@ -12,6 +12,8 @@ use tokio::sync::broadcast;
 
 /// Lines kept in memory.
 const KEPT: usize = 1000;
+/// Of these, staithe's own that a flood of the server's does not push out.
+const OWN: usize = 200;
 /// Bytes kept of one line.
 const LINE: usize = 8 << 10;
 /// Lines that one server may add per second before the rest of that second is only counted.
@@ -31,6 +33,8 @@ struct Book {
     file: Option<File>,
     written: u64,
     lines: VecDeque<LogLine>,
+    /// How many of them are staithe's own.
+    own: usize,
     second: i64,
     in_second: u32,
     left_out: u32,
@@ -42,7 +46,8 @@ impl ServerLog {
         let path = dir.join("server.log");
         let lines = read_back(&path);
         let written = std::fs::metadata(&path).map_or(0, |m| m.len());
-        let book = Book { path, limit, file: None, written, lines, second: 0, in_second: 0, left_out: 0 };
+        let own = lines.iter().filter(|line| line.source == LogSource::Host).count();
+        let book = Book { path, limit, file: None, written, lines, own, second: 0, in_second: 0, left_out: 0 };
         Self { book: Mutex::new(book), followers: broadcast::channel(256).0 }
     }
 
@@ -72,10 +77,7 @@ impl ServerLog {
 
     fn keep(&self, book: &mut Book, line: LogLine) {
         book.write(&line);
-        if book.lines.len() == KEPT {
-            book.lines.pop_front();
-        }
-        book.lines.push_back(line.clone());
+        book.remember(line.clone());
         // No follower is the normal case.
         let _ = self.followers.send(line);
     }
@@ -99,6 +101,20 @@ impl Book {
         }
         let left_out = std::mem::take(&mut self.left_out);
         Rate { keep: true, left_out: (left_out > 0).then_some(left_out) }
+    }
+
+    /// Keeps it at hand. The oldest line goes, of staithe's own only where there are many: why a server ended is still there
+    /// after a flood.
+    fn remember(&mut self, line: LogLine) {
+        let is_own = |line: &LogLine| line.source == LogSource::Host;
+        if self.lines.len() == KEPT {
+            let first_own = self.lines.iter().position(is_own).unwrap_or(KEPT);
+            let others = self.lines.iter().position(|line| !is_own(line)).filter(|_| self.own <= OWN);
+            let gone = self.lines.remove(others.unwrap_or(first_own).min(KEPT - 1));
+            self.own -= usize::from(gone.is_some_and(|line| is_own(&line)));
+        }
+        self.own += usize::from(is_own(&line));
+        self.lines.push_back(line);
     }
 
     /// A log that cannot be written must not stop a server: the lines in memory stay.
@@ -178,6 +194,24 @@ mod tests {
         assert_eq!(read, log.tail(10));
         assert_eq!(read[0].text, "red \u{fffd}[31malert and spaces  kept");
         assert_eq!((read[0].instance, read[0].source), (3, LogSource::Stderr));
+    }
+
+    #[test]
+    fn what_staithe_said_outlasts_a_flood_and_the_flood_outlasts_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = ServerLog::new(dir.path(), 64 << 20);
+        let own = || log.tail(KEPT).iter().filter(|line| line.source == LogSource::Host).count();
+        log.add(1, LogSource::Host, "ended: of this");
+        for n in 0..1900 {
+            log.add(1, LogSource::Junk, &n.to_string());
+        }
+        let kept = log.tail(KEPT);
+        assert_eq!((kept.len(), &*kept[0].text, &*kept[1].text), (KEPT, "ended: of this", "901"));
+        for n in 0..3 * KEPT {
+            log.add(1, LogSource::Host, &n.to_string());
+        }
+        assert_eq!(log.tail(KEPT).last().unwrap().text, (3 * KEPT - 1).to_string());
+        assert!(own() < KEPT, "the server's words are not pushed out either");
     }
 
     #[test]

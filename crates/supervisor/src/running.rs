@@ -231,6 +231,7 @@ impl Running {
 
     async fn end(self, why: &str, asked: bool, grace: Duration) -> ExitReport {
         let Self { instance, body } = self;
+        let mut how = None;
         let report = match body {
             Body::Program(mut piped) => {
                 piped.hear_out().await;
@@ -239,7 +240,7 @@ impl Running {
                 if let Some(predecessor) = &instance.context.predecessor {
                     predecessor.lost(instance.id, &report.status);
                 }
-                piped.stop(grace).await;
+                how = piped.stop(grace).await;
                 report
             }
             Body::Remote(link) => {
@@ -249,7 +250,8 @@ impl Running {
                 report
             }
         };
-        instance.context.log.add(instance.id, LogSource::Host, &format!("ended: {}", report.status));
+        let how = how.map(|how| format!(" ({how})")).unwrap_or_default();
+        instance.context.log.add(instance.id, LogSource::Host, &format!("ended: {}{how}", report.status));
         report
     }
 }
@@ -303,18 +305,20 @@ impl Piped {
         let _ = tokio::time::timeout(Duration::from_millis(20), both).await;
     }
 
-    /// Ends the process and its tree.
-    async fn stop(&mut self, grace: Duration) {
+    /// Ends the process and its tree. How the process ended, where it had not before.
+    async fn stop(&mut self, grace: Duration) -> Option<String> {
         self.child.close_stdin().await;
-        match &self.end {
-            Some(_) => tree::sweep(self.child.pid, self.child.mark.clone(), grace).await,
-            None => {
-                tree::stop(&mut self.child, grace).await;
+        let how = match &self.end {
+            Some(_) => {
+                tree::sweep(self.child.pid, self.child.mark.clone(), grace).await;
+                None
             }
-        }
+            None => Some(tree::stop(&mut self.child, grace).await),
+        };
         self.child.forget().await;
         self.reader.abort();
         self.drain.abort();
         self.stderr.abort();
+        how
     }
 }

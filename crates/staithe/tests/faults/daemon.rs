@@ -118,6 +118,13 @@ impl Daemon {
             .unwrap_or_else(|_| panic!("{words:?} printed {text:?} and {:?}", String::from_utf8_lossy(&out.stderr)))
     }
 
+    /// The same as its operator reads it.
+    pub(crate) fn text(&self, words: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_staithe"));
+        let out = command.args(words).arg("--state-dir").arg(self.state()).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
     pub(crate) fn token(&self, principal: &str) -> String {
         let told = self.cli(&["token", "create", "--principal", principal]);
         told["token"].as_str().unwrap_or_else(|| panic!("no token in {told}")).to_owned()
@@ -185,6 +192,24 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("waited {PATIENCE:?} for {what}")
+}
+
+/// The same where a task waits: `while !done { wait.a_while().await }`.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    what: String,
+    end: std::time::Instant,
+}
+
+impl Wait {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), end: monotonic() + PATIENCE }
+    }
+
+    pub(crate) async fn a_while(&self) {
+        assert!(monotonic() < self.end, "waited {PATIENCE:?} for {}", self.what);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Numbers that look random and can be had again from their seed.

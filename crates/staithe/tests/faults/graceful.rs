@@ -44,3 +44,24 @@ async fn sigterm_lets_a_call_finish_and_leaves_nothing() {
     assert!(!log.contains("ERROR"), "a stop in order is no fault:\n{log}");
     nothing_is_left(&daemon).await;
 }
+
+/// Else no server would ever hear of the SIGTERM that it is sent, and each would be killed.
+#[tokio::test]
+async fn a_server_starts_with_no_signal_blocked_or_ignored() {
+    let mut daemon =
+        Daemon::new(&json!({"shell": {"command": "sh", "args": ["-c", "read line"], "era": "legacy"}}), &[], "");
+    let pid = until("the process of the server", async || daemon.servers().first().copied()).await;
+    let status = until("what it does about signals", async || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.contains("Name:\tsh\n").then_some(status)
+    })
+    .await;
+    for what in ["SigBlk:", "SigIgn:"] {
+        let mask = status.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim();
+        // From 32 on they are the C library's and real time.
+        assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 0x7fff_ffff, 0, "{status}");
+    }
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
+}

@@ -9,7 +9,7 @@ use testkit::Client;
 const ROUNDS: usize = 300;
 
 /// Open descriptors.
-fn descriptors(pid: u32) -> usize {
+pub(crate) fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+mod chaos;
 mod daemon;
 mod graceful;
 mod keeper_killed;

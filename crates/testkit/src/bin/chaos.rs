@@ -6,6 +6,8 @@
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 const LONGEST_LIFE: Duration = Duration::from_secs(600);
 /// One message to everybody for so many calls.
 const NEWS: usize = 10;
+const TOOLS: [&str; 7] = ["note", "ledger", "pid", "halt", "flood", "endless", "close"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Era {
@@ -27,6 +30,22 @@ struct Flags {
     /// Which eras it speaks.
     #[arg(long, value_enum, default_value = "dual")]
     era: Era,
+    /// End unasked in every life, at a point that follows from this number and the number of the life.
+    #[arg(long, value_name = "SEED", requires = "lives")]
+    fickle: Option<u64>,
+    /// Where the lives of a fickle server are counted.
+    #[arg(long, value_name = "FILE")]
+    lives: Option<PathBuf>,
+}
+
+/// Where a fickle process ends. Of four lives in a row each ends at another point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    BeforeTheHandshake,
+    /// With half of an answer written.
+    MidLine,
+    AfterReading,
+    AfterAnswering,
 }
 
 /// What it was called with, in order, and by whom first.
@@ -40,10 +59,20 @@ struct Ledger {
 struct Server {
     era: Era,
     ledger: Arc<Mutex<Ledger>>,
+    /// How this life ends, and how many calls it answers before.
+    death: Option<(Death, usize)>,
 }
 
 fn main() -> io::Result<()> {
-    let server = Server { era: Flags::parse().era, ledger: Arc::default() };
+    let flags = Flags::parse();
+    let death = match (flags.fickle, &flags.lives) {
+        (Some(seed), Some(lives)) => Some(death(seed, life(lives)?)),
+        _ => None,
+    };
+    let server = Server { era: flags.era, ledger: Arc::default(), death };
+    if let Some((Death::BeforeTheHandshake, _)) = death {
+        return Err(death_blow());
+    }
     for line in io::stdin().lock().lines() {
         let message: Value = serde_json::from_str(&line?).unwrap_or_default();
         if let (Some(id), Some(method)) = (message.get("id"), message["method"].as_str()) {
@@ -51,6 +80,35 @@ fn main() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The number of this life, from 0 on.
+#[expect(clippy::disallowed_methods, reason = "a count of a test needs no durability")]
+fn life(lives: &Path) -> io::Result<u64> {
+    let life = std::fs::read_to_string(lives).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    std::fs::write(lives, (life + 1).to_string())?;
+    Ok(life)
+}
+
+fn death(seed: u64, life: u64) -> (Death, usize) {
+    let mut points = vec![Death::BeforeTheHandshake, Death::MidLine, Death::AfterReading, Death::AfterAnswering];
+    let mut dice = mixed(seed ^ mixed(life / 4));
+    let mut order = Vec::new();
+    while !points.is_empty() {
+        order.push(points.remove(usize::try_from(dice).unwrap_or(0) % points.len()));
+        dice = mixed(dice);
+    }
+    (order[usize::try_from(life % 4).unwrap_or(0)], usize::try_from(mixed(dice ^ life) % 3).unwrap_or(0))
+}
+
+fn mixed(number: u64) -> u64 {
+    let number = (number.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    number ^ (number >> 29)
+}
+
+/// What ends the process.
+fn death_blow() -> io::Error {
+    io::Error::other("chaos: fatal: it was to be")
 }
 
 impl Server {
@@ -67,13 +125,29 @@ impl Server {
             "server/discover" => json!({"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}),
             "ping" => json!({}),
             "tools/list" => {
-                let tools = ["note", "ledger"].map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
+                let tools = TOOLS.map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
                 json!({ "tools": tools })
             }
-            "tools/call" if params["name"] == "note" => return self.note(id, params, modern),
-            "tools/call" if params["name"] == "ledger" => {
-                text(&json!({"pid": std::process::id(), "nonces": self.ledger().nonces}))
-            }
+            "tools/call" => match params["name"].as_str() {
+                Some("note") => return self.note(id, params, modern),
+                Some("ledger") => text(&json!({"pid": std::process::id(), "nonces": self.ledger().nonces})),
+                Some("pid") => text(&json!(std::process::id())),
+                Some("halt") => {
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?;
+                    text(&json!("continued"))
+                }
+                Some("flood") => flood(&params["arguments"])?,
+                Some("endless") => return endless(),
+                Some("close") => match close(&params["arguments"]["which"])? {
+                    Some(result) => result,
+                    None => return Ok(()),
+                },
+                _ => {
+                    return say(
+                        &json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": "no such tool"}}),
+                    );
+                }
+            },
             _ => {
                 return say(
                     &json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "Method not found"}}),
@@ -100,6 +174,18 @@ impl Server {
         }
         let told = json!({"pid": std::process::id(), "count": count, "first": first, "nonce": arguments["nonce"], "pad": arguments["pad"]});
         let ms = arguments["ms"].as_u64().unwrap_or(0);
+        if let Some((death, _)) = self.death.filter(|(_, after)| count > *after) {
+            let answer = json!({"jsonrpc": "2.0", "id": id, "result": text(&told)}).to_string();
+            let written = match death {
+                Death::AfterAnswering => format!("{answer}\n"),
+                Death::MidLine => answer[..answer.len() / 2].to_owned(),
+                Death::BeforeTheHandshake | Death::AfterReading => String::new(),
+            };
+            let mut out = io::stdout().lock();
+            out.write_all(written.as_bytes())?;
+            out.flush()?;
+            return Err(death_blow());
+        }
         if ms == 0 {
             return reply(id, text(&told), modern);
         }
@@ -123,6 +209,44 @@ impl Server {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Says things that nobody asked for as fast as they are taken, for `ms`. Calls are served meanwhile.
+fn flood(arguments: &Value) -> io::Result<Value> {
+    let time = Duration::from_millis(arguments["ms"].as_u64().unwrap_or(0)).min(LONGEST_LIFE);
+    let news = json!({"level": "info", "logger": "chaos", "data": "x".repeat(400)});
+    let news = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": news});
+    std::thread::Builder::new().spawn(move || {
+        let until = stdx::clock::monotonic() + time;
+        while stdx::clock::monotonic() < until && say(&news).is_ok() {
+            std::thread::yield_now();
+        }
+    })?;
+    Ok(text(&json!("flooding")))
+}
+
+/// One line that has no end.
+fn endless() -> io::Result<()> {
+    let chunk = [b'x'; 64 << 10];
+    let mut out = io::stdout().lock();
+    loop {
+        out.write_all(&chunk)?;
+    }
+}
+
+/// Closes one pipe and lives on. With stdin or stdout gone there is no answer.
+fn close(which: &Value) -> io::Result<Option<Value>> {
+    let nowhere = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    match which.as_str() {
+        Some("stdin") => rustix::stdio::dup2_stdin(nowhere.as_fd())?,
+        Some("stdout") => rustix::stdio::dup2_stdout(nowhere.as_fd())?,
+        _ => {
+            rustix::stdio::dup2_stderr(nowhere.as_fd())?;
+            return Ok(Some(text(&json!("closed"))));
+        }
+    }
+    std::thread::sleep(LONGEST_LIFE);
+    Ok(None)
 }
 
 fn text(told: &Value) -> Value {
