@@ -7,6 +7,7 @@ use crate::permit::Shares;
 use crate::routes;
 use crate::settings::{Limits, Settings};
 use crate::sse::Channels;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,6 +27,8 @@ use tokio_util::task::TaskTracker;
 /// How long connections are kept for clients that do not know yet that another daemon has taken over. Clients that keep a
 /// connection without using it close it sooner, most of them.
 const LINGER: Duration = Duration::from_secs(6);
+/// How long connections are kept when the host stops: what was on its way to them is served.
+const MOMENT: Duration = Duration::from_millis(150);
 
 /// What every request of the public face reaches.
 #[derive(Debug)]
@@ -147,16 +150,21 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
     let begun = Arc::new(AtomicBool::new(false));
     let multiplexed = Arc::new(AtomicBool::new(false));
     let (seen, two, patience) = (begun.clone(), multiplexed.clone(), limits.header_timeout);
-    let host_of = host.clone();
+    let (host_of, last) = (host.clone(), stopping.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let host = host.clone();
+        let (host, last) = (host.clone(), last.clone());
         seen.store(true, Ordering::Relaxed);
-        two.store(request.version() == Version::HTTP_2, Ordering::Relaxed);
+        let http_1 = request.version() != Version::HTTP_2;
+        two.store(!http_1, Ordering::Relaxed);
         async move {
-            Ok::<_, Infallible>(match host.settings.leaving.to().await {
+            let mut response = match host.settings.leaving.to().await {
                 Some(to) => pass::pass(request, to).await,
                 None => routes::answer(host, request).await,
-            })
+            };
+            if http_1 && last.is_cancelled() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let served = builder.serve_connection(TokioIo::new(stream), service);
@@ -179,10 +187,12 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
 
 /// Done when a connection is to end as soon as it has nothing to do. Where another daemon has taken over, clients are told
 /// with each answer to come back on another connection; only those that ask nothing for a while are closed without a word,
-/// because what they may send in that moment would be lost. Over HTTP/2 nothing can be lost (RFC 9113 §6.8).
+/// because what they may send in that moment would be lost. Where none has, all is over soon. Over HTTP/2 nothing can be lost (RFC 9113 §6.8).
 async fn over(host: &Host, stopping: &CancellationToken, multiplexed: &AtomicBool) {
     stopping.cancelled().await;
-    if host.settings.leaving.is_over() && !multiplexed.load(Ordering::Relaxed) {
+    if !host.settings.leaving.is_over() {
+        tokio::time::sleep(MOMENT).await;
+    } else if !multiplexed.load(Ordering::Relaxed) {
         tokio::time::sleep(LINGER).await;
     }
 }

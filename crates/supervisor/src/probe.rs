@@ -79,7 +79,7 @@ enum Attempt {
 async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, String> {
     let _at_work = hosted.at_work();
     let context = Arc::new(Context::new(hosted, true));
-    let mut running = Running::start(hosted, era, &context).await?;
+    let mut running = Running::start(hosted, era, &context).await.map_err(|not| not.reason)?;
     let instance = running.instance.clone();
     let introduction = Introduction::as_host(Bytes::from_static(b"{}"));
     let heard = tokio::select! {
@@ -88,6 +88,10 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
         () = hosted.retired().cancelled() => Some(Err(HandshakeError::Ended("the server is stopped".to_owned()))),
     };
     let greeting = instance.greeting().map(|g| g.result().clone());
+    if matches!(heard, Some(Err(HandshakeError::Ended(_)))) {
+        // How it ended may say more than that its pipes were closed.
+        let _ = tokio::time::timeout(Duration::from_millis(100), running.ended()).await;
+    }
     // A remote server that could not be asked has said nothing about its era (E100).
     let trouble = running.trouble(heard.is_none());
     running.stop("the probe is over").await;
@@ -104,7 +108,7 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
 pub(crate) async fn starts(hosted: &Hosted, era: Era) -> Result<(), String> {
     let _at_work = hosted.at_work();
     let context = Arc::new(Context::new(hosted, true));
-    let mut running = Running::start(hosted, era, &context).await?;
+    let mut running = Running::start(hosted, era, &context).await.map_err(|not| not.reason)?;
     let instance = running.instance.clone();
     let introduction = Introduction::as_host(Bytes::from_static(b"{}"));
     let limit = hosted.settings().limits.start_timeout;

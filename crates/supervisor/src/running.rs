@@ -5,13 +5,14 @@ use crate::handover::Rest;
 use crate::handshake::{HandshakeError, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
+use crate::keeping::Fate;
 use crate::key::Key;
 use crate::mailbox::ExitReport;
 use crate::meter::Cause;
 use crate::notebook::{Known, Notebook, Story};
 use crate::outlet::Outlet;
 use crate::pipe::Writer;
-use crate::process::{self, Child, Pipes};
+use crate::process::{self, Child, Pipes, SpawnError};
 use crate::reader::{self, ReadEnd};
 use crate::remote::Link;
 use crate::slot::Context;
@@ -49,6 +50,19 @@ pub(crate) struct Left {
     pub(crate) rest: Option<Rest>,
 }
 
+/// Why there is no instance.
+pub(crate) struct NotStarted {
+    pub(crate) reason: String,
+    /// Whose doing it is: without a keeper nothing can start, whatever the server is like.
+    pub(crate) cause: Cause,
+}
+
+impl NotStarted {
+    fn own(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), cause: Cause::Exit }
+    }
+}
+
 /// A process and the tasks at its pipes.
 struct Piped {
     child: Child,
@@ -64,12 +78,12 @@ struct Piped {
 impl Running {
     /// Starts the server's program, or makes ready to speak to the remote server.
     /// Not to be dropped half-way.
-    pub(crate) async fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+    pub(crate) async fn start(hosted: &Hosted, era: Era, context: &Arc<Context>) -> Result<Self, NotStarted> {
         if hosted.retired().is_cancelled() {
-            return Err("the server is stopped".to_owned());
+            return Err(NotStarted::own("the server is stopped"));
         }
         if hosted.is_frozen() {
-            return Err("another daemon has taken over".to_owned());
+            return Err(NotStarted::own("another daemon has taken over"));
         }
         match &hosted.spec().target {
             Target::Program(program) => Self::start_program(hosted, program, era, context).await,
@@ -82,12 +96,15 @@ impl Running {
         program: &Program,
         era: Era,
         context: &Arc<Context>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, NotStarted> {
         let id = hosted.next_instance_id();
         let (child, pipes) =
             process::spawn(&hosted.spec().name, program, id, hosted.settings(), &context.bounds, hosted.keeper())
                 .await
-                .map_err(|error| format!("could not be started: {}", stdx::chain::Chain(&error)))?;
+                .map_err(|error| NotStarted {
+                    cause: if matches!(error, SpawnError::Keeper(_)) { Cause::Keeper } else { Cause::Exit },
+                    reason: format!("could not be started: {}", stdx::chain::Chain(&error)),
+                })?;
         context.log.add(id, LogSource::Host, &format!("started as process {}", child.pid));
         Ok(Self::around(child, pipes, era, context, None))
     }
@@ -131,9 +148,10 @@ impl Running {
         }
     }
 
-    fn start_remote(hosted: &Hosted, remote: &Remote, era: Era, context: &Arc<Context>) -> Result<Self, String> {
+    fn start_remote(hosted: &Hosted, remote: &Remote, era: Era, context: &Arc<Context>) -> Result<Self, NotStarted> {
         let id = hosted.next_instance_id();
-        let link = Link::open(hosted, remote, era, context).map_err(|error| stdx::chain::Chain(&error).to_string())?;
+        let opened = Link::open(hosted, remote, era, context);
+        let link = opened.map_err(|error| NotStarted::own(stdx::chain::Chain(&error).to_string()))?;
         context.log.add(id, LogSource::Host, &format!("speaks to {}", remote.url()));
         let outlet = Outlet::Remote(link.clone());
         let instance = Arc::new(Instance::new(id, None, era, outlet, context.clone()));
@@ -159,10 +177,10 @@ impl Running {
     }
 
     /// What the instance met that says nothing about the era that its server speaks (E100). Of a program even silence
-    /// says something.
+    /// says something, but an end with the keeper does not.
     pub(crate) fn trouble(&self, silent: bool) -> Option<String> {
         match &self.body {
-            Body::Program(_) => None,
+            Body::Program(piped) => piped.child.went_with_the_keeper().then(|| Fate::KeeperGone.to_string()),
             Body::Remote(link) => {
                 link.trouble().or_else(|| silent.then(|| "it did not answer the probe in time".to_owned()))
             }

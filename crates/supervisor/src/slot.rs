@@ -12,7 +12,7 @@ use crate::mailbox::ExitReport;
 use crate::meter::{Cause, ServerMeter};
 use crate::orphans::Orphans;
 use crate::restart::{HEALTHY, History, Next, Standing};
-use crate::running::Running;
+use crate::running::{NotStarted, Running};
 use crate::session::Session;
 use crate::settings::Limits;
 use crate::subscriptions::Subscriptions;
@@ -481,7 +481,7 @@ async fn taken(slot: &Slot, hosted: &Hosted, coming: oneshot::Receiver<Running>)
 async fn begin(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> Result<Running, End> {
     slot.set(State::Starting);
     let started = Running::start(hosted, slot.key.era, &slot.context).await;
-    let mut running = started.map_err(|reason| End::Died { since: None, reason, cause: Cause::Exit })?;
+    let mut running = started.map_err(|NotStarted { reason, cause }| End::Died { since: None, reason, cause })?;
     let limit = slot.context.limits.start_timeout;
     let instance = running.instance.clone();
     let greeting = tokio::time::timeout(limit, handshake::greet(&instance, &slot.introduction));

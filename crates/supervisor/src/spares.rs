@@ -13,7 +13,7 @@ use crate::instance::Instance;
 use crate::key::{Holder, Key};
 use crate::meter::Cause;
 use crate::restart::History;
-use crate::running::Running;
+use crate::running::{NotStarted, Running};
 use crate::slot::Context;
 use crate::tree;
 use model::report::{Health, InstanceReport, LogSource};
@@ -259,7 +259,7 @@ impl Hosted {
         let context = Context::new(self, false).told(told.introduction.profile.clone(), told.one_addressee);
         let died = |reason: String, cause| Death { since: None, reason, cause };
         let started = Running::start(self, told.era, &Arc::new(context)).await;
-        let mut running = started.map_err(|reason| died(reason, Cause::Exit))?;
+        let mut running = started.map_err(|NotStarted { reason, cause }| died(reason, cause))?;
         let (instance, limit) = (running.instance.clone(), self.settings().limits.start_timeout);
         let reason = tokio::select! {
             met = tokio::time::timeout(limit, handshake::meet(&instance, &told.introduction)) => match met {

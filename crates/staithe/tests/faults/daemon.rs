@@ -78,6 +78,12 @@ impl Daemon {
         signal(self.pid(), rustix::process::Signal::TERM);
     }
 
+    /// Waits until a daemon that was told to end has begun to.
+    pub(crate) async fn stopping(&self) {
+        until("a daemon that stops", async || self.last_words().contains("stopping: calls may finish").then_some(()))
+            .await;
+    }
+
     /// Waits for the end of a daemon that was told to.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let child = self.child.as_mut().unwrap();
@@ -152,6 +158,12 @@ impl Drop for Daemon {
             signal(pid, rustix::process::Signal::KILL);
         }
     }
+}
+
+/// What the tree of an instance is marked with.
+pub(crate) fn mark(pid: u32) -> Option<Vec<u8>> {
+    let raw = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    raw.split(|byte| *byte == 0).find(|entry| entry.starts_with(b"STAITHE_INSTANCE=")).map(<[u8]>::to_vec)
 }
 
 pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {

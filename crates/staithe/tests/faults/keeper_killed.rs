@@ -1,10 +1,10 @@
 //! `kill -9` of the keeper, alone and with its daemon: processes end, sessions do not, and nothing is left behind.
 
-use crate::daemon::{Daemon, Dice, signal, until};
+use crate::daemon::{Daemon, Dice, mark, signal, until};
 use crate::graceful::nothing_is_left;
-use crate::load::{self, Allowed};
+use crate::load::{self, Allowed, told};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::Client;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,8 +48,14 @@ async fn after_all_was_killed_leftovers_are_gone_and_sessions_valid() {
     assert_eq!(told(&own.call("tools/call", note("before")).await.unwrap())["count"], 1);
     assert!(odd.call("tools/call", json!({"name": "counter", "arguments": {}})).await.unwrap()["result"].is_object());
     daemon.insist_on_port();
+    // Processes that were only tried have had grandchildren too.
+    let leaf = until("the grandchild of the process that serves", async || {
+        let leaf: u32 = std::fs::read_to_string(&pid_file).ok()?.trim().parse().ok()?;
+        let serving = daemon.cli(&["instances", "odd"])[0]["pid"].as_u64()?;
+        (mark(leaf)? == mark(u32::try_from(serving).ok()?)?).then_some(leaf)
+    })
+    .await;
     let before = daemon.servers();
-    let leaf: u32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
     assert!(before.contains(&leaf), "the grandchild carries the mark");
     let keeper = daemon.keeper().unwrap();
     daemon.kill();
@@ -67,9 +73,4 @@ async fn after_all_was_killed_leftovers_are_gone_and_sessions_valid() {
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;
-}
-
-fn told(answer: &Value) -> Value {
-    let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
-    serde_json::from_str(text).unwrap()
 }

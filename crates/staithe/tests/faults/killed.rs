@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::time::Duration;
 use stdx::clock::monotonic;
-use testkit::Client;
+use testkit::{Client, Stream};
 
 /// What a call may be told beside its answer: it ran when the daemon died, and its answer died with it.
 const REASONS: &[&str] = &["outcome_unknown"];
@@ -69,24 +69,30 @@ fn print_times(mut times: Vec<Duration>) {
 }
 
 /// A call in a session whose stream its client takes up again, until it ended.
-struct Resumable {
-    client: Client,
-    session: String,
+pub(crate) struct Resumable {
+    pub(crate) client: Client,
+    pub(crate) session: String,
     /// Where the stream broke off.
     last: String,
-    pid: u32,
+    /// The process that has the call.
+    pub(crate) pid: u32,
 }
 
 impl Resumable {
-    /// Begins a call of three seconds and reads of its progress.
-    async fn begin(daemon: &Daemon) -> Self {
+    /// Begins a call of so many seconds and reads of its progress.
+    pub(crate) async fn begin(daemon: &Daemon, seconds: u64) -> Self {
+        Self::begin_held(daemon, seconds).await.0
+    }
+
+    /// The same, and the stream: until it is dropped its client waits there.
+    pub(crate) async fn begin_held(daemon: &Daemon, seconds: u64) -> (Self, Stream) {
         let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
         let session = client.legacy_session("own").await.unwrap();
         let told = session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.unwrap();
         let text = told["result"]["content"][0]["text"].as_str().unwrap();
         let pid = serde_json::from_str::<serde_json::Value>(text).unwrap()["pid"].as_u64().unwrap();
         let params = json!({
-            "name": "note", "arguments": {"nonce": "n", "canary": "ann", "ms": 3000, "steps": 30},
+            "name": "note", "arguments": {"nonce": "n", "canary": "ann", "ms": 1000 * seconds, "steps": 10 * seconds},
             "_meta": {"progressToken": "p"},
         });
         let mut stream = session.stream(&json!("n"), "tools/call", params).await.unwrap();
@@ -97,11 +103,11 @@ impl Resumable {
             heard += usize::from(!event.data.is_empty());
         }
         let session = session.id.clone().unwrap();
-        Self { client, session, last: last.unwrap(), pid: u32::try_from(pid).unwrap() }
+        (Self { client, session, last: last.unwrap(), pid: u32::try_from(pid).unwrap() }, stream)
     }
 
     /// Every answer that comes after the break; more than one would be one too many.
-    async fn answers(&mut self) -> Vec<serde_json::Value> {
+    pub(crate) async fn answers(&mut self) -> Vec<serde_json::Value> {
         let session = self.client.known_session("own", &self.session, "2025-11-25");
         let last = self.last.clone();
         until("the answer", async || {
@@ -122,7 +128,7 @@ impl Resumable {
 #[tokio::test]
 async fn a_call_that_outlives_the_daemon_is_answered_on_its_stream() {
     let mut daemon = Daemon::new(&load::servers(), &[], "");
-    let mut call = Resumable::begin(&daemon).await;
+    let mut call = Resumable::begin(&daemon, 3).await;
     daemon.kill();
     daemon.start();
     let answers = call.answers().await;
@@ -136,7 +142,7 @@ async fn a_call_that_outlives_the_daemon_is_answered_on_its_stream() {
 #[tokio::test]
 async fn a_call_whose_process_died_with_the_daemon_ends_as_unknown() {
     let mut daemon = Daemon::new(&load::servers(), &[], "");
-    let mut call = Resumable::begin(&daemon).await;
+    let mut call = Resumable::begin(&daemon, 3).await;
     daemon.kill();
     signal(call.pid, Signal::KILL);
     daemon.start();

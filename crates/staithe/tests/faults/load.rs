@@ -72,6 +72,12 @@ pub(crate) fn servers() -> Value {
     })
 }
 
+/// What a tool of such a server says.
+pub(crate) fn told(answer: &Value) -> Value {
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    serde_json::from_str(text).unwrap()
+}
+
 /// One caller: who it is, where it calls, and how.
 #[derive(Debug)]
 struct Worker {

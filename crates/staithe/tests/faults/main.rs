@@ -14,3 +14,6 @@ mod keeper_killed;
 mod killed;
 mod leaks;
 mod load;
+mod stops;
+mod survives;
+mod table;
