@@ -3,22 +3,27 @@
 
 use crate::limits::Jail;
 use crate::tree::{self, Process, Root};
+use std::collections::BTreeSet;
 
 /// After so many looks everything is read again, whatever the counter of processes says: in some containers it stands
 /// still.
 const TRUSTED: u32 = 10;
+/// Up to so many new processes are read one by one; for more, everything is.
+const NEW: i32 = 128;
+/// So many of the last look's new processes are tried again: a number is given before the process can be seen.
+const LATE: i32 = 16;
 
 /// Looks at instances, and remembers what makes the next look cheap.
 #[derive(Debug, Default)]
 pub struct Lookout {
-    /// The processes of all instances when everything was read.
-    known: Vec<i32>,
-    /// The newest process of the system then. `None`: it must be read again.
-    newest: Option<u64>,
-    /// Looks since then.
-    looks: u32,
-    /// So many processes could have been started since then, and no instance would be over its limit.
+    /// The processes of all instances, as last seen.
+    known: BTreeSet<i32>,
+    /// The newest process of the system then. `None`: everything must be read.
+    newest: Option<i32>,
+    /// How many more processes could have come since then, and no instance would be over its limit.
     room: u64,
+    /// Looks since everything was read.
+    looks: u32,
 }
 
 // === impl Lookout ===
@@ -31,23 +36,17 @@ impl Lookout {
 
     /// Which of `watched` (a jail and its instance's first process) are over a limit, and what is said of it.
     pub fn look(&mut self, watched: &[(&Jail, i32)]) -> Vec<(i32, String)> {
-        let newest = newest();
         self.looks += 1;
-        let since = newest.zip(self.newest).and_then(|(now, then)| now.checked_sub(then));
-        let born = since.filter(|_| self.looks < TRUSTED);
+        let newest = newest();
+        let since = newest.zip(self.newest).filter(|(now, then)| now >= then && self.looks < TRUSTED);
         let of_memory = watched.iter().any(|(jail, _)| jail.limits().memory_bytes.is_some());
-        if !of_memory && born.is_some_and(|born| born <= self.room) {
+        if !of_memory && since.is_some_and(|(now, then)| u64::from(now.abs_diff(then)) <= self.room) {
             return Vec::new();
         }
-        let processes = if born == Some(0) {
-            self.known.iter().copied().filter_map(Process::read).collect()
-        } else {
-            let roots: Vec<Root> = watched.iter().map(|(_, pid)| Root::Instance(*pid)).collect();
-            let found = tree::members(&tree::all(), &roots);
-            self.known = found.iter().map(|process| process.pid).collect();
-            (self.newest, self.looks) = (newest, 0);
-            found
-        };
+        let roots: Vec<Root> = watched.iter().map(|(_, pid)| Root::Instance(*pid)).collect();
+        let processes = tree::members(&self.read(since), &roots);
+        self.known = processes.iter().map(|process| process.pid).collect();
+        self.newest = newest;
         let mut over = Vec::new();
         self.room = u64::MAX;
         for (jail, pid) in watched {
@@ -58,11 +57,26 @@ impl Lookout {
         }
         over
     }
+
+    /// Those who are known and those who came `since`, which is (the newest now, the newest then); else everybody.
+    fn read(&mut self, since: Option<(i32, i32)>) -> Vec<Process> {
+        match since {
+            Some((now, then)) if now - then <= NEW => {
+                let mut some = self.known.clone();
+                some.extend((then - LATE).max(0) + 1..=now);
+                some.into_iter().filter_map(Process::read).collect()
+            }
+            _ => {
+                self.looks = 0;
+                tree::all()
+            }
+        }
+    }
 }
 
 /// The number that the newest process or thread of the system got: it says how many came since an earlier one, as long as
 /// numbers do not begin again.
-fn newest() -> Option<u64> {
+fn newest() -> Option<i32> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
@@ -71,7 +85,9 @@ mod tests {
     use super::*;
     use crate::{Inherited, Jails, Limits};
     use rustix::process::{Resource, getrlimit};
-    use std::process::{Child, Command};
+    use std::io::Write;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
     use std::time::Duration;
 
     fn jail(limits: Limits) -> Jail {
@@ -81,7 +97,6 @@ mod tests {
 
     /// A process in a group of its own, with so many children.
     fn family(children: usize) -> Child {
-        use std::os::unix::process::CommandExt;
         let script = format!("{} wait", "sleep 60 & ".repeat(children));
         Command::new("sh").args(["-c", &script]).process_group(0).spawn().unwrap()
     }
@@ -131,11 +146,25 @@ mod tests {
         end(one);
     }
 
+    /// A process that came after the first look is found though not everything is read again.
+    #[test]
+    fn memory_of_a_new_child_counts() {
+        let roomy = jail(Limits { memory_bytes: Some(200 << 20), ..Limits::default() });
+        let script = "read line; (head -c 300000000 /dev/zero | tail; sleep 60) & wait";
+        let mut hog = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).process_group(0).spawn().unwrap();
+        let mut lookout = Lookout::default();
+        assert_eq!(lookout.look(&[(&roomy, i32::try_from(hog.id()).unwrap())]), []);
+        hog.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let said = said(&mut lookout, &roomy, &hog);
+        assert!(said.ends_with("of memory; the limit is 200 MiB"), "{said}");
+        end(hog);
+    }
+
     /// What a counter that stands still hides is found by the tenth look.
     #[test]
     fn no_counter_is_trusted_for_ever() {
         let (few, many) = (jail(Limits { processes: Some(3), ..Limits::default() }), family(9));
-        let mut lookout = Lookout { newest: Some(0), looks: 0, room: u64::MAX, known: Vec::new() };
+        let mut lookout = Lookout { newest: Some(0), looks: 0, room: u64::MAX, known: BTreeSet::new() };
         let pid = i32::try_from(many.id()).unwrap();
         for _ in 1..TRUSTED {
             assert_eq!(lookout.look(&[(&few, pid)]), [], "within its room");

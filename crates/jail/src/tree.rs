@@ -35,11 +35,14 @@ impl Process {
         Self::parse(pid, stat.get(..length)?)
     }
 
+    /// `None` also for a thread that is not the first of its process: `/proc` finds it by its number and does not list it.
     /// The name stands in brackets and may hold anything, brackets too: fields begin after the last one.
     fn parse(pid: i32, stat: &[u8]) -> Option<Self> {
         let stat = String::from_utf8_lossy(stat);
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
         let number = |at: usize| fields.get(at).and_then(|field| field.parse::<i64>().ok());
+        // The signal that its end sends: threads send none.
+        number(35).filter(|signal| *signal != -1)?;
         let count = |at: usize| number(at).and_then(|number| u64::try_from(number).ok());
         Some(Self {
             pid,
@@ -159,7 +162,7 @@ pub(crate) fn usage(all: &[Process], pid: i32) -> Usage {
 mod tests {
     use super::*;
 
-    const STAT: &str = "17 (a) S) b) S 3 17 17 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 555 1000 77 184467";
+    const STAT: &str = "17 (a) S) b) S 3 17 17 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 555 1000 77 184467 1 2 3 4 5 0 0 0 0 0 0 0 17 1";
 
     #[test]
     fn a_name_with_brackets_is_read() {
@@ -167,6 +170,7 @@ mod tests {
         assert_eq!((process.parent, process.group, process.state), (3, 17, b'S'));
         assert_eq!((process.ticks, process.started, process.resident_pages), (100, 555, 77));
         assert_eq!(Process::parse(17, b"17 (a) S"), None);
+        assert_eq!(Process::parse(17, STAT.replace(" 17 1", " -1 1").as_bytes()), None, "a thread");
     }
 
     #[test]
@@ -186,6 +190,22 @@ mod tests {
         assert_eq!(pids(&[Root::Below(2)]), [9, 8, 5]);
         assert_eq!(pids(&[Root::Below(20)]), [] as [i32; 0]);
         assert_eq!(usage(&all, 5).processes, 4);
+    }
+
+    #[test]
+    fn a_thread_is_no_process() {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (leave, left) = std::sync::mpsc::sync_channel::<()>(1);
+        let thread = std::thread::spawn(move || {
+            let own = fs::read_link("/proc/thread-self").unwrap();
+            tell.send(own.file_name().unwrap().to_str().unwrap().parse().unwrap()).unwrap();
+            left.recv().unwrap();
+        });
+        let thread_id: i32 = told.recv().unwrap();
+        assert!(fs::exists(format!("/proc/{thread_id}/stat")).unwrap());
+        assert_eq!(Process::read(thread_id), None);
+        leave.send(()).unwrap();
+        thread.join().unwrap();
     }
 
     #[test]

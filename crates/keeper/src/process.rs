@@ -1,6 +1,7 @@
 //! The keeper as a process of its own, and its start by another.
 
 use crate::notify::notify;
+use crate::resident::Regions;
 use crate::serve::{Options, Process, serve};
 use jail::{Close, Inherited, Jails, close_from_three};
 use rustix::fs::{FlockOperation, Mode, flock};
@@ -67,7 +68,7 @@ fn prepare(mut words: impl Iterator<Item = OsString>) -> Result<Options, String>
     if let Some(manager) = &manager {
         notify(manager, "READY=1").map_err(|error| format!("cannot tell the service manager: {error}"))?;
     }
-    let process = Some(Process { signals, log });
+    let process = Some(Process { signals, log, regions: Regions::find() });
     Ok(Options { door, orphan_timeout, jails, process, stop: None, managed: manager.is_some() })
 }
 

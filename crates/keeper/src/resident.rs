@@ -3,20 +3,33 @@
 use std::fs;
 use std::ops::Range;
 
-/// Gives back the pages of the program and its libraries that only the start needed: the loader goes through megabytes
-/// of tables that nobody reads again. What is needed comes back from the page cache, page by page.
-pub(crate) fn give_back() {
-    const DONT_NEED: i32 = 4;
-    #[expect(unsafe_code, reason = "no safe interface gives pages back")]
-    unsafe extern "C" {
-        fn madvise(from: *mut u8, length: usize, advice: i32) -> i32;
+/// Regions of the program and its libraries. The loader goes through megabytes of tables that nobody reads again, and
+/// code that is rarely needed stays where it is once it ran. What was given back comes from the page cache when it is
+/// needed again, page by page.
+#[derive(Debug)]
+pub(crate) struct Regions(Vec<Range<usize>>);
+
+// === impl Regions ===
+
+impl Regions {
+    /// Those of this process, which are there from its start to its end.
+    pub(crate) fn find() -> Self {
+        Self(clean(&fs::read_to_string("/proc/self/smaps").unwrap_or_default()))
     }
-    for region in clean(&fs::read_to_string("/proc/self/smaps").unwrap_or_default()) {
+
+    pub(crate) fn give_back(&self) {
+        const DONT_NEED: i32 = 4;
         #[expect(unsafe_code, reason = "no safe interface gives pages back")]
-        // SAFETY: the region is a file's, nobody may write to it and none of its pages was ever changed: what is read from
-        // it next is what the file says, as before. A failure changes nothing.
-        unsafe {
-            madvise(std::ptr::without_provenance_mut(region.start), region.len(), DONT_NEED);
+        unsafe extern "C" {
+            fn madvise(from: *mut u8, length: usize, advice: i32) -> i32;
+        }
+        for region in &self.0 {
+            #[expect(unsafe_code, reason = "no safe interface gives pages back")]
+            // SAFETY: the region is a file's, nobody may write to it and none of its pages was ever changed: what is read
+            // from it next is what the file says, as before. Nothing takes a library away again. A failure changes nothing.
+            unsafe {
+                madvise(std::ptr::without_provenance_mut(region.start), region.len(), DONT_NEED);
+            }
         }
     }
 }
@@ -75,7 +88,7 @@ mod tests {
     fn what_is_needed_comes_back() {
         let own = fs::read_to_string("/proc/self/smaps").unwrap();
         assert!(clean(&own).len() > 3, "{own}");
-        give_back();
+        Regions::find().give_back();
         assert!(fs::read_to_string("/proc/self/smaps").unwrap().len() > 1000);
     }
 }

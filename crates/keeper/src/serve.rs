@@ -2,7 +2,7 @@
 
 use crate::instance::{Instance, reap};
 use crate::link::{Connection, Frame};
-use crate::resident::give_back;
+use crate::resident::Regions;
 use crate::wire::{Ask, HIGHEST, LOWEST, Say};
 use crate::words::{Launch, Stage};
 use jail::tree::{self, Root};
@@ -53,6 +53,7 @@ pub(crate) struct Process {
     /// Says which signals came.
     pub(crate) signals: File,
     pub(crate) log: File,
+    pub(crate) regions: Regions,
 }
 
 /// The end of everything that is held.
@@ -202,7 +203,7 @@ impl Keeper {
         }
         if self.rest_at().is_some_and(|at| now >= at) {
             self.worked = None;
-            give_back();
+            self.options.process.iter().for_each(|process| process.regions.give_back());
         }
         if self.ending.is_none() && self.attached.is_none() {
             if self.told_to_end {
@@ -434,6 +435,7 @@ impl Keeper {
         let watched = self.instances.values().filter(|instance| instance.needs_looks());
         let watched: Vec<_> = watched.map(|instance| (&instance.jail, instance.pid)).collect();
         let over = if watched.is_empty() { Vec::new() } else { self.lookout.look(&watched) };
+        self.worked = self.worked.or_else(|| Some(now()));
         for (pid, text) in over {
             tree::kill(&[Root::Instance(pid)]);
             let found = self.instances.iter_mut().find(|(_, instance)| instance.pid == pid);

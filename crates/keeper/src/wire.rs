@@ -353,3 +353,165 @@ fn read_stage(from: &mut Reader<'_>) -> Result<Stage, Malformed> {
     let kind = from.kind()?;
     stages.into_iter().find(|stage| *stage as u8 == kind).ok_or(Malformed::Value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn word() -> impl Strategy<Value = OsString> {
+        // Whatever the system takes: any bytes but NUL, and in names no `=`.
+        prop::collection::vec((1..=255_u8).prop_filter("no name has it", |byte| *byte != b'='), 1..40)
+            .prop_map(OsString::from_vec)
+    }
+
+    fn launch() -> impl Strategy<Value = Launch> {
+        let number = || option::of(any::<u64>());
+        let limits = (number(), number(), number(), number());
+        let limits = limits.prop_map(|(memory_bytes, processes, open_files, cpu_percent)| Limits {
+            memory_bytes,
+            processes,
+            open_files,
+            cpu_percent,
+        });
+        let words = prop::collection::vec(word(), 0..20);
+        let env = prop::collection::vec((word(), word()), 0..20);
+        (any::<u64>(), word(), words, env, word(), limits).prop_map(|(id, program, args, env, cwd, limits)| Launch {
+            id,
+            program,
+            args,
+            env,
+            cwd: cwd.into(),
+            limits,
+        })
+    }
+
+    fn ask() -> impl Strategy<Value = Ask> {
+        let id = any::<u64>();
+        prop_oneof![
+            any::<(u16, u16, u32)>().prop_map(|(lowest, highest, pid)| Ask::Hello { lowest, highest, pid }),
+            launch().prop_map(Ask::Spawn),
+            Just(Ask::List),
+            id.prop_map(|id| Ask::CloseStdin { id }),
+            id.prop_map(|id| Ask::Forget { id }),
+            (id, 0..i32::MAX).prop_map(|(id, signal)| Ask::Signal { id, signal }),
+            any::<String>().prop_map(|name| Ask::Hold { name }),
+            any::<String>().prop_map(|name| Ask::Take { name }),
+            any::<String>().prop_map(|name| Ask::Drop { name }),
+            id.prop_map(|id| Ask::Count { id }),
+            id.prop_map(|grace_ms| Ask::End { grace_ms }),
+        ]
+    }
+
+    fn exit() -> impl Strategy<Value = Exit> {
+        prop_oneof![(0..256).prop_map(Exit::Code), (1..65).prop_map(Exit::Signal)]
+    }
+
+    fn say() -> impl Strategy<Value = Say> {
+        let stages = [Stage::NoProgram, Stage::NoDirectory, Stage::NoPipe, Stage::Exec, Stage::Limit, Stage::Duplicate];
+        let started = any::<(u64, u32, u64)>();
+        let over = option::of(any::<String>());
+        let used = any::<[u64; 5]>();
+        prop_oneof![
+            any::<(u16, u32)>().prop_map(|(version, keeper_pid)| Say::Welcome { version, keeper_pid }),
+            any::<u32>().prop_map(|pid| Say::Attached { pid }),
+            any::<(u16, u16)>().prop_map(|(lowest, highest)| Say::Version { lowest, highest }),
+            started.prop_map(|(id, pid, started)| Say::Spawned { id, pid, started }),
+            (0..200, prop::sample::select(stages.to_vec()), any::<String>())
+                .prop_map(|(errno, stage, text)| Say::Failed { errno, stage, text }),
+            (started, option::of(exit()), over).prop_map(|((id, pid, started), exit, over)| Say::Held {
+                id,
+                pid,
+                started,
+                exit,
+                over
+            }),
+            Just(Say::Done),
+            Just(Say::Nothing),
+            used.prop_map(|[resident_bytes, processes, open_files, cpu_ms, oom_kills]| Say::Used(Usage {
+                resident_bytes,
+                processes,
+                open_files,
+                cpu_ms,
+                oom_kills,
+            })),
+            any::<String>().prop_map(|text| Say::Error { text }),
+            (any::<u64>(), exit()).prop_map(|(id, exit)| Say::Exited { id, exit }),
+            (any::<u64>(), any::<String>()).prop_map(|(id, text)| Say::Over { id, text }),
+        ]
+    }
+
+    /// What is written is read again, alone and with something behind it; a part of it is not yet a frame.
+    fn comes_back<B: Body + PartialEq + std::fmt::Debug>(request: u32, fds: usize, body: B) {
+        let mut bytes = encode(request, fds, &body).unwrap();
+        let length = bytes.len();
+        for part in [0, HEAD - 1, HEAD, length / 2, length - 1] {
+            assert_eq!(decode::<B>(&bytes[..part.min(length - 1)]), Ok(None), "{part} of {length} bytes");
+        }
+        bytes.extend(b"next");
+        assert_eq!(decode::<B>(&bytes), Ok(Some((request, fds, body, length))));
+    }
+
+    proptest! {
+        #[test]
+        fn every_question_comes_back(request: u32, fds in 0..=MAX_FDS, ask in ask()) {
+            comes_back(request, fds, ask);
+        }
+
+        #[test]
+        fn every_answer_comes_back(request: u32, fds in 0..=MAX_FDS, say in say()) {
+            comes_back(request, fds, say);
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_says_why() {
+        let framed = |body: &[u8]| {
+            let length = u32::try_from(body.len()).unwrap();
+            let head: Vec<u8> = [length, 1, 0].iter().flat_map(|number| number.to_le_bytes()).collect();
+            decode::<Ask>(&[&head, body].concat()).unwrap_err()
+        };
+        let number = 1_u64.to_le_bytes();
+        let huge = u64::MAX.to_le_bytes();
+        assert_eq!(framed(&[]), Malformed::Short);
+        assert_eq!(framed(&[99]), Malformed::Kind(99));
+        assert_eq!(framed(&[3, 0, 0]), Malformed::Trailing(2));
+        assert_eq!(framed(&[&[10], &number[..7]].concat()), Malformed::Short);
+        assert_eq!(
+            framed(&[&[1], &huge[..], &number, &number].concat()),
+            Malformed::Value,
+            "a version beyond its range"
+        );
+        assert_eq!(framed(&[&[7], &huge[..]].concat()), Malformed::Short, "a name longer than memory");
+        assert_eq!(framed(&[&[7], &number[..], &[255]].concat()), Malformed::Value, "a name that is no text");
+        let head = |length: u32, fds: u32| [length, 1, fds].iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>();
+        assert_eq!(decode::<Ask>(&head(u32::MAX, 0)), Err(Malformed::Long(u32::MAX as usize)));
+        assert_eq!(decode::<Ask>(&head(1, 5)), Err(Malformed::Descriptors { said: 5, came: MAX_FDS }));
+        let long = Ask::Hold { name: "x".repeat(MAX_BODY) };
+        assert!(matches!(encode(1, 0, &long), Err(Malformed::Long(_))), "what nobody would read is not written");
+    }
+
+    #[test]
+    fn a_word_that_the_system_would_cut_is_refused() {
+        let good = Launch {
+            id: 1,
+            program: "p".into(),
+            args: vec!["a".into()],
+            env: vec![("N".into(), "v".into())],
+            cwd: "/".into(),
+            limits: Limits::default(),
+        };
+        let refused = |launch: Launch| {
+            let bytes = encode(1, 0, &Ask::Spawn(launch)).unwrap();
+            decode::<Ask>(&bytes) == Err(Malformed::Value)
+        };
+        assert!(!refused(good.clone()));
+        assert!(refused(Launch { program: "p\0q".into(), ..good.clone() }));
+        assert!(refused(Launch { args: vec!["a\0".into()], ..good.clone() }));
+        assert!(refused(Launch { cwd: "/\0".into(), ..good.clone() }));
+        for (name, value) in [("", "v"), ("N=M", "v"), ("N\0", "v"), ("N", "\0")] {
+            assert!(refused(Launch { env: vec![(name.into(), value.into())], ..good.clone() }), "{name:?}={value:?}");
+        }
+    }
+}

@@ -166,9 +166,38 @@ fn it_stays_within_four_mebibytes() {
         until("it ends", || client.forget(id).is_ok());
     }
     let late = desk.memory();
-    println!("resident with 20 instances: {early} KiB after a second, {late} KiB after 200 more have come and gone");
-    assert!(early <= MOST && late <= MOST, "{early} KiB, then {late} KiB, at most {MOST}");
+    // It looks at everything every five seconds.
+    let looks = (0..60).map(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        desk.memory()
+    });
+    let (least, most) = looks.fold((u64::MAX, 0), |(least, most), now| (least.min(now), most.max(now)));
+    println!(
+        "KiB resident with 20 instances: {early} after a second, {late} after 200 more have come and gone, then {least} to {most}"
+    );
+    assert!(early.max(late).max(most) <= MOST, "{early} KiB, {late} KiB, {most} KiB, at most {MOST}");
     assert!(held.iter().all(|held| answers(&held.ends, "there")));
+    desk.end(&client);
+}
+
+#[test]
+fn what_an_instance_uses_is_counted_with_its_children() {
+    let desk = Desk::new();
+    let client = desk.attach();
+    let script =
+        "sleep 600 & sleep 600 & sh -c 'x=0; while [ $x -lt 300000 ]; do x=$((x+1)); done; echo done; read line'; wait";
+    let busy = client.spawn(&desk.launch(1, script)).unwrap();
+    let idle = client.spawn(&desk.launch(2, ECHO)).unwrap();
+    assert_eq!(read_line(&busy.ends.stdout), "done");
+    let used = client.count(1).unwrap();
+    assert_eq!(used.processes, 4, "{used:?}");
+    assert!(used.open_files >= 3 && used.cpu_ms >= 10, "{used:?}");
+    // Each has a page at least, and a shell far from a gigabyte.
+    assert!((16 << 10..1 << 30).contains(&used.resident_bytes), "{used:?}");
+    let little = client.count(2).unwrap();
+    assert!(little.processes == 1 && little.cpu_ms < used.cpu_ms, "{little:?}");
+    assert!(client.count(3).unwrap_err().to_string().contains("there is no instance 3"));
+    assert!(answers(&idle.ends, "there"));
     desk.end(&client);
 }
 
@@ -315,7 +344,7 @@ fn a_daemon_that_does_not_read_is_dropped() {
     let client = desk.attach();
     assert_eq!(client.list().unwrap()[0].pid, held.pid);
     assert!(answers(&held.ends, "undisturbed"));
-    println!("resident after that: {} KiB", desk.memory());
+    until("it is small again", || desk.memory() <= 4096);
     desk.end(&client);
 }
 
