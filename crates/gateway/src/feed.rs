@@ -18,6 +18,10 @@ pub(crate) const RECHECK: Duration = Duration::from_secs(5);
 /// When a client should come back to a stream that was closed on purpose, milliseconds.
 const RETURN_MS: u64 = 500;
 
+/// What was handed to a connection is on its way to the client after this long. A daemon that is killed earlier must not have
+/// forgotten the call: its client would hear that there was none.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
 /// What a stream begins with where nothing was said yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hello {
@@ -53,11 +57,12 @@ pub(crate) fn session(
         feed.carry(&mut reader, &events, first).await;
         let (stream, complete) = (reader.position().stream(), reader.is_complete());
         reader.leave();
+        session.touch();
+        drop((place, events));
         if complete {
+            tokio::time::sleep(ON_ITS_WAY).await;
             session.call_over(stream).await;
         }
-        session.touch();
-        drop(place);
     });
     response
 }

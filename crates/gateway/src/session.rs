@@ -201,7 +201,7 @@ pub(crate) async fn stream(host: Arc<Host>, admitted: &Admitted, parts: &Parts) 
     };
     let reader = match single(&parts.headers, "last-event-id") {
         Ok(None) => session.open_stream().await,
-        Ok(Some(last)) => match session.resume(&last) {
+        Ok(Some(last)) => match host.supervisor.resume(&session, &last).await {
             Ok(reader) => reader,
             Err(not_kept) => return GateError::from(not_kept).response(),
         },

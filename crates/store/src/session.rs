@@ -20,6 +20,8 @@ const OWN_SESSION: &str =
     opened_at_ms, used_at_ms FROM sessions WHERE id = $1 AND principal = $2 AND client = $3 AND server = $4";
 const OPEN_CALLS: &str =
     "SELECT session, stream, upstream, instance, server, client_id, method, leg, deadline_ms FROM open_calls";
+/// The same of one session.
+const OPEN_CALLS_OF: &str = "SELECT session, stream, upstream, instance, server, client_id, method, leg, deadline_ms FROM open_calls WHERE session = $1";
 
 impl Store {
     /// Keeps a new session, without subscriptions. Survives this process; see [`Store::write_relaxed`].
@@ -206,6 +208,15 @@ impl Store {
             Ok(())
         });
         write.await
+    }
+
+    /// The open calls of one session.
+    pub async fn open_calls_of(&self, session: &str) -> Result<Vec<OpenCall>, StoreError> {
+        let session = session.to_owned();
+        let rows = self.read("read the open calls of a session", move |tx| {
+            tx.query(OPEN_CALLS_OF, &[Value::Text(&session)])?.iter().map(open_call).collect()
+        });
+        rows.await
     }
 
     /// Every open call, by the id that the server knows.

@@ -176,6 +176,7 @@ impl Hosted {
 
     /// The client took back request `client_id` of its session, in whichever process it runs.
     pub fn cancel(&self, session: &Arc<Session>, client_id: &[u8], reason: &str) {
+        self.cancel_orphan(session, client_id, reason);
         for slot in self.all_slots() {
             // Also where it serves no new calls any more and only finishes those that it has.
             if let Some(instance) = slot.serving() {

@@ -5,6 +5,7 @@
 //! An orphan belongs to one session, and ends with it. It is found by the request id that the server knows, which is of the
 //! earlier daemon's epoch and so nobody else's.
 
+use crate::hosted::Hosted;
 use crate::session::{Session, Sessions};
 use model::OpenCall;
 use std::collections::{HashMap, HashSet};
@@ -53,19 +54,59 @@ impl Orphans {
     /// Takes over the open calls of `sessions` that are in the store. May be done again, when an earlier daemon has ended
     /// later. One whose session is gone is gone with it; one that cannot be answered any more is told so at once.
     pub(crate) async fn load(&self, sessions: &Sessions) -> Result<(), StoreError> {
-        for call in self.store.open_calls().await? {
-            if call.upstream >> 32 == self.epoch || self.calls().contains_key(&call.upstream) {
-                continue;
-            }
-            let Some(session) = sessions.by_id(&call.session) else { continue };
-            session.adopt_stream(call.stream);
-            let leg = LEGS.iter().find(|(_, word)| *word == call.leg).map(|(leg, _)| *leg);
-            match leg.filter(|_| call.deadline_ms > unix_ms()) {
-                Some(leg) => drop(self.calls().insert(call.upstream, Orphan { session, call, leg })),
-                None => unknown(&session, &call),
+        let mut calls = self.store.open_calls().await?;
+        // Of too many streams the first go: let it be those that are answered.
+        calls.sort_by_key(|call| call.deadline_ms != 0);
+        for call in calls {
+            if let Some(session) = sessions.by_id(&call.session) {
+                self.adopt(&session, call);
             }
         }
         Ok(())
+    }
+
+    /// The same for one session: it may be another daemon's that still lives, or was. Whether there was a call.
+    pub(crate) async fn load_of(&self, session: &Arc<Session>) -> bool {
+        match self.store.open_calls_of(session.id()).await {
+            Ok(calls) => calls.into_iter().filter(|call| self.adopt(session, call.clone())).count() > 0,
+            Err(error) => {
+                tracing::warn!(error = %stdx::chain::Chain(&error), "the open calls of a session could not be read");
+                false
+            }
+        }
+    }
+
+    /// Whether the stream of the call is new here.
+    fn adopt(&self, session: &Arc<Session>, call: OpenCall) -> bool {
+        let answered = call.deadline_ms <= unix_ms();
+        if answered && let Some(Orphan { session, call, .. }) = self.calls().remove(&call.upstream) {
+            unknown(&session, &call);
+        }
+        if call.upstream >> 32 == self.epoch || !session.adopt_stream(call.stream) {
+            return false;
+        }
+        let leg = LEGS.iter().find(|(_, word)| *word == call.leg).map(|(leg, _)| *leg);
+        match leg.filter(|_| !answered) {
+            Some(leg) => drop(self.calls().insert(call.upstream, Orphan { session: session.clone(), call, leg })),
+            None => unknown(session, &call),
+        }
+        true
+    }
+
+    /// The client of `session` takes a call back: its stream ends, and nobody waits for the answer. The call's id at the
+    /// server, and its process.
+    fn cancel(&self, session: &Arc<Session>, client_id: &[u8]) -> Vec<(u64, u64)> {
+        let is_it = |o: &Orphan| Arc::ptr_eq(&o.session, session) && o.call.client_id.as_bytes() == client_id;
+        let mut calls = self.calls();
+        let ids: Vec<u64> = calls.iter().filter(|(_, orphan)| is_it(orphan)).map(|(id, _)| *id).collect();
+        let taken: Vec<Orphan> = ids.iter().filter_map(|id| calls.remove(id)).collect();
+        drop(calls);
+        for Orphan { session, call, .. } in &taken {
+            let (session, stream) = (session.clone(), call.stream);
+            session.close_adopted(stream);
+            stdx::task::spawn("forget a call", async move { session.call_over(stream).await });
+        }
+        taken.into_iter().map(|orphan| (orphan.call.upstream, orphan.call.instance)).collect()
     }
 
     /// Whether a process has a call that an earlier daemon sent: it is not idle.
@@ -112,6 +153,18 @@ impl Orphans {
 
     fn calls(&self) -> MutexGuard<'_, HashMap<u64, Orphan>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hosted {
+    /// The client took back a request that an earlier daemon has sent.
+    pub(crate) fn cancel_orphan(&self, session: &Arc<Session>, client_id: &[u8], reason: &str) {
+        for (call, process) in self.shared.orphans.cancel(session, client_id) {
+            let serving = self.all_slots().into_iter().filter_map(|slot| slot.serving());
+            if let Some(instance) = serving.into_iter().find(|instance| instance.id() == process) {
+                instance.take_back(call, reason);
+            }
+        }
     }
 }
 

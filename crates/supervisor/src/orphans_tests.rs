@@ -251,3 +251,65 @@ async fn streams_that_wait_are_bounded() {
         .count();
     assert_eq!(kept, Limits::default().replay_streams as usize);
 }
+
+/// A session that was opened while the later daemon began: nobody had told it of its calls.
+#[tokio::test]
+async fn calls_of_a_session_that_was_not_known_are_found_when_its_client_comes() {
+    let (_dir, store) = store().await;
+    let before = sessions(&store, EARLIER).await;
+    let (sessions, orphans) = later(&store).await;
+    let ann = open(&before, "ann", Revision::V20251125).await;
+    let (waits, over) = (call(&ann, 1, 3, Leg::LegacyToLegacy).await, call(&ann, 2, 3, Leg::LegacyToLegacy).await);
+    ann.call_answered(over.split_once('-').unwrap().0.parse().unwrap()).await;
+    let (principal, server) = ("ann".parse().unwrap(), "s".parse().unwrap());
+    let found = sessions.find(ann.id(), &principal, "", &server).await.unwrap().unwrap().session;
+    assert_eq!(found.resume(waits.as_bytes()).unwrap_err(), NotKept);
+    assert!(orphans.load_of(&found).await);
+    assert!(!orphans.load_of(&found).await, "nothing new");
+    let mut reader = found.resume(over.as_bytes()).unwrap();
+    assert!(is_unknown(&next(&mut reader).await.unwrap().1), "its answer went to the earlier daemon");
+    let mut reader = found.resume(waits.as_bytes()).unwrap();
+    assert!(orphans.answer((EARLIER << 32) | 1, &answer(1, "found")));
+    assert_eq!(next(&mut reader).await.unwrap().1["result"]["content"][0]["text"], "found");
+    assert!(next(&mut reader).await.is_none());
+    orphans.load(&sessions).await.unwrap();
+    assert!(!orphans.waits_on(3), "what was answered here is not waited for again");
+}
+
+/// The earlier daemon got the answer after this one had begun to wait for it.
+#[tokio::test]
+async fn what_an_earlier_daemon_finished_meanwhile_is_waited_for_no_longer() {
+    let (_dir, store) = store().await;
+    let before = sessions(&store, EARLIER).await;
+    let ann = open(&before, "ann", Revision::V20251125).await;
+    let id = call(&ann, 1, 3, Leg::LegacyToLegacy).await;
+    let (sessions, orphans) = later(&store).await;
+    ann.call_answered(id.split_once('-').unwrap().0.parse().unwrap()).await;
+    orphans.load(&sessions).await.unwrap();
+    assert!(!orphans.waits_on(3));
+    let mut reader = found(&sessions, &ann).resume(id.as_bytes()).unwrap();
+    assert!(is_unknown(&next(&mut reader).await.unwrap().1));
+}
+
+#[tokio::test]
+async fn a_client_takes_a_call_back_that_an_earlier_daemon_sent() {
+    let (_dir, store) = store().await;
+    let before = sessions(&store, EARLIER).await;
+    let (ann, bob) = (open(&before, "ann", Revision::V20251125).await, open(&before, "bob", Revision::V20251125).await);
+    let id = call(&ann, 1, 3, Leg::LegacyToLegacy).await;
+    let (sessions, orphans) = later(&store).await;
+    let (ann, bob) = (found(&sessions, &ann), found(&sessions, &bob));
+    let mut reader = ann.resume(id.as_bytes()).unwrap();
+    assert_eq!(orphans.cancel(&bob, b"\"call 1\""), vec![], "another's");
+    assert_eq!(orphans.cancel(&ann, b"\"call 2\""), vec![], "another");
+    assert_eq!(orphans.cancel(&ann, b"\"call 1\""), vec![((EARLIER << 32) | 1, 3)]);
+    assert!(next(&mut reader).await.is_none(), "its stream ends without an answer");
+    assert!(!orphans.answer((EARLIER << 32) | 1, &answer(1, "too late")));
+    assert!(!orphans.waits_on(3));
+    let forgotten = async {
+        while !store.open_calls().await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), forgotten).await.unwrap();
+}

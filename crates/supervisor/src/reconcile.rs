@@ -3,6 +3,7 @@
 
 use crate::absent::Absent;
 use crate::adopt::Inheritance;
+use crate::events::{NotKept, Reader};
 use crate::handover::{Predecessor, Succession};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
@@ -247,6 +248,15 @@ impl Supervisor {
             entry.hosted.rejoin(vec![found.session.clone()]);
         }
         Ok(Some(found.session))
+    }
+
+    /// Goes on with a stream of a session after the event `last`. A stream that is not known here may be of a call that
+    /// another daemon sent.
+    pub async fn resume(&self, session: &Arc<Session>, last: &[u8]) -> Result<Reader, NotKept> {
+        match session.resume(last) {
+            Err(NotKept) if self.inner.shared.orphans.load_of(session).await => session.resume(last),
+            outcome => outcome,
+        }
     }
 
     /// Ends a session whose calls may still finish: no request finds it any more. [`Self::close_session`] must follow.

@@ -55,8 +55,16 @@ fn array(instance: &Arc<Instance>, line: &Bytes, elements: Vec<Result<Message, B
 }
 
 fn dispatch(instance: &Arc<Instance>, message: Message) {
-    if instance.context.predecessor.as_ref().is_some_and(|predecessor| predecessor.takes(instance, &message)) {
-        return;
+    if let Some(predecessor) = &instance.context.predecessor {
+        // A client of the old daemon may have come to this one already: it waits here for the answer.
+        if matches!(message.shape(), Shape::Success | Shape::Failure)
+            && let Some(id) = message.id().and_then(|raw| number(&raw))
+        {
+            instance.context.orphans.answer(id, &message);
+        }
+        if predecessor.takes(instance, &message) {
+            return;
+        }
     }
     match message.shape() {
         Shape::Success | Shape::Failure => answer(instance, message),

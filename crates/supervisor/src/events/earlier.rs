@@ -45,6 +45,11 @@ impl Streams {
         numbers.filter(|number| table.track(*number).is_none()).collect()
     }
 
+    /// Nothing follows on such a stream.
+    pub(crate) fn close_adopted(&self, number: u64) {
+        self.finished(&mut self.table(), number);
+    }
+
     /// The last event of such a stream. Its time to be asked for begins now.
     pub(crate) fn finish_adopted(&self, number: u64, message: Bytes) -> Result<(), StreamGone> {
         if let Some(track) = self.table().track(number) {

@@ -174,10 +174,18 @@ impl Session {
         self.streams.get().map_or_else(|| kept.iter().copied().collect(), |streams| streams.lost(kept.iter().copied()))
     }
 
-    /// Takes over the stream of a call that an earlier daemon sent.
-    pub(crate) fn adopt_stream(&self, number: u64) {
-        self.state().kept_calls.insert(number);
-        self.streams().adopt(number, false);
+    /// Takes over the stream of a call that an earlier daemon sent. Whether it is new here.
+    pub(crate) fn adopt_stream(&self, number: u64) -> bool {
+        let new = self.state().kept_calls.insert(number);
+        if new {
+            self.streams().adopt(number, false);
+        }
+        new
+    }
+
+    /// Such a stream ends without another event.
+    pub(crate) fn close_adopted(&self, number: u64) {
+        self.streams().close_adopted(number);
     }
 
     /// The last event of such a stream.
