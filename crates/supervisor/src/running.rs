@@ -298,8 +298,8 @@ impl Piped {
                 closed
             }
         };
-        // A process that ends closes its pipes first.
-        match tokio::time::timeout(Duration::from_millis(30), self.child.exited()).await {
+        // A process that ends closes its pipes first, and on a busy machine long before.
+        match tokio::time::timeout(Duration::from_millis(100), self.child.exited()).await {
             Ok(status) => {
                 self.end = Some(status.clone());
                 status

@@ -53,14 +53,14 @@ use Next::{Another, TheSame};
 const PLAIN: &str = "{}";
 /// A call has 2 s.
 const WATCHED: &str = r#"{"watch": {"callTimeout": "2 s", "quiet": "1 s", "probeDeadline": "1 s"}}"#;
-const SLOW: &str = r#"{"outputRate": "4 MiB"}"#;
+const SLOW: &str = r#"{"outputRate": "1 MiB"}"#;
 /// On a busy machine a loop without end may get too little of the processor to be told from others.
 const SPINS: &[&str] = &["wedged: it computes without end", "wedged: it answers nothing"];
 
 #[rustfmt::skip]
 const CHILDREN: &[Child] = &[
     Child { name: "exits", program: &["odd", "--exit-on-call", "3"], set: PLAIN, deed: Call("die", "{}"),
-        told: "server_ended", log: &["ended: exit status 3"], word: "ready", next: Another },
+        told: "server_ended", log: &["exit status 3"], word: "ready", next: Another },
     Child { name: "stops-itself", program: &["chaos"], set: WATCHED, deed: Call("halt", "{}"),
         told: "deadline", log: &["wedged: it is stopped by a signal"], word: "wedged", next: Another },
     Child { name: "spins", program: &["odd", "--spin", "--ignore-term"], set: WATCHED, deed: Call("spin", "{}"),
@@ -74,13 +74,13 @@ const CHILDREN: &[Child] = &[
     Child { name: "hogs", program: &["odd", "--hungry"], set: r#"{"memory": "64 MiB"}"#, deed: Call("hog", "{}"),
         told: "server_ended", log: &["of memory; the limit is 64 MiB"], word: "ready", next: Another },
     Child { name: "tells-all", program: &["chaos"], set: SLOW, deed: Call("flood", r#"{"ms": 3000}"#),
-        told: "result", log: &["more than 4 MiB a second to stdout"], word: "ready", next: TheSame },
+        told: "result", log: &["more than 1 MiB a second to stdout"], word: "ready", next: TheSame },
     Child { name: "spills", program: &["odd", "--spill"], set: SLOW, deed: Call("spill", r#"{"ms": 3000, "words": 100}"#),
-        told: "result", log: &["more than 4 MiB a second to stdout"], word: "ready", next: TheSame },
+        told: "result", log: &["more than 1 MiB a second to stdout"], word: "ready", next: TheSame },
     Child { name: "never-ends-a-line", program: &["chaos"], set: PLAIN, deed: Call("endless", "{}"),
         told: "server_ended", log: &["it wrote a line of more than 16777216 bytes"], word: "ready", next: Another },
     Child { name: "complains", program: &["odd", "--spill"], set: SLOW, deed: Call("spill", r#"{"ms": 3000, "words": 100, "stderr": true}"#),
-        told: "result", log: &["more than 4 MiB a second to stderr"], word: "ready", next: TheSame },
+        told: "result", log: &["more than 1 MiB a second to stderr"], word: "ready", next: TheSame },
     Child { name: "closes-stdout", program: &["chaos"], set: PLAIN, deed: Call("close", r#"{"which": "stdout"}"#),
         told: "server_ended", log: &["ended: it closed its stdout (killed by signal 15)"], word: "ready", next: Another },
     Child { name: "closes-stdin", program: &["chaos"], set: PLAIN, deed: Call("close", r#"{"which": "stdin"}"#),
@@ -130,7 +130,9 @@ impl Child {
             Call(tool, arguments) => {
                 let answer = call(client, self.name, tool, serde_json::from_str(arguments).unwrap()).await;
                 let told = if answer["result"].is_object() { "result" } else { reason(&answer) };
-                assert_eq!(told, self.told, "{}: {answer}", self.name);
+                // The verdict on one that hangs may come in the moment in which the time of the call is up.
+                let late = self.word == "wedged" && told == "server_ended";
+                assert!(told == self.told || late, "{} told {told}: {answer}", self.name);
             }
             Stop => {
                 block_in_place(|| daemon.cli(&["stop", self.name]));

@@ -5,6 +5,7 @@ use crate::graceful::nothing_is_left;
 use crate::load::{self, Allowed, told};
 use rustix::process::Signal;
 use serde_json::json;
+use std::time::Duration;
 use testkit::Client;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,6 +29,37 @@ async fn sessions_outlive_the_keeper_under_load() {
         load.all_are_served_again().await;
     }
     load.balance(tasks).await;
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
+}
+
+/// A program that is slow to start dies with the keeper while it is asked for its eras. That is no answer.
+#[tokio::test]
+async fn a_probe_that_ends_with_the_keeper_says_nothing_about_the_server() {
+    let script = format!("sleep 0.4; exec {} --era dual", testkit::bin("chaos").display());
+    let mut dice = Dice::new();
+    let mut daemon = Daemon::new(&json!({"slow": {"command": "sh", "args": ["-c", script]}}), &[], "");
+    let mut met = Vec::new();
+    for _ in 0..3 {
+        until("a process that is asked", async || {
+            let now = daemon.servers();
+            let new = now.iter().any(|pid| !met.contains(pid));
+            met.extend(now);
+            new.then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(dice.below(400))).await;
+        if let Some(keeper) = daemon.keeper() {
+            signal(keeper, Signal::KILL);
+        }
+    }
+    let verdict = until("a verdict", async || {
+        let status = daemon.cli(&["status"]);
+        status["servers"][0]["verdict"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert_eq!(verdict, "dual");
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;

@@ -376,7 +376,12 @@ impl Worker {
     fn settle(&self, tried: Result<Value, HttpError>) -> Try {
         match tried {
             Ok(answer) => Try::Answer(answer),
-            Err(HttpError::Broken(_)) => Try::Broken,
+            Err(HttpError::Broken(error)) => {
+                if self.load.allowed.no_failure {
+                    self.load.wrong(&self.name, &format!("the connection of a call broke: {error:?}"));
+                }
+                Try::Broken
+            }
             Err(error) => {
                 self.load.wrong(&self.name, &error.to_string());
                 Try::Broken

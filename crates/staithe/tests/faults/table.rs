@@ -36,7 +36,7 @@ const ROWS: &[Row] = &[
         shown_by: &["two_hundred_kills_under_load_lose_nothing", "a_call_that_outlives_the_daemon_is_answered_on_its_stream",
             "a_call_whose_process_died_with_the_daemon_ends_as_unknown"] },
     Row { event: "the keeper is killed", sessions: "stay", processes: "ended",
-        shown_by: &["sessions_outlive_the_keeper_under_load"] },
+        shown_by: &["sessions_outlive_the_keeper_under_load", "a_probe_that_ends_with_the_keeper_says_nothing_about_the_server"] },
     Row { event: "daemon and keeper are killed together", sessions: "stay", processes: "ended",
         shown_by: &["after_all_was_killed_leftovers_are_gone_and_sessions_valid"] },
     Row { event: "reboot, power loss", sessions: "stay", processes: "gone",
