@@ -34,14 +34,15 @@ impl Lookout {
         self.newest = None;
     }
 
-    /// Which of `watched` (a jail and its instance's first process) are over a limit, and what is said of it.
-    pub fn look(&mut self, watched: &[(&Jail, i32)]) -> Vec<(i32, String)> {
+    /// Which of `watched` (a jail and its instance's first process) are over a limit, and what is said of it. `None`: none
+    /// can be, so nothing was read.
+    pub fn look(&mut self, watched: &[(&Jail, i32)]) -> Option<Vec<(i32, String)>> {
         self.looks += 1;
         let newest = newest();
         let since = newest.zip(self.newest).filter(|(now, then)| now >= then && self.looks < TRUSTED);
         let of_memory = watched.iter().any(|(jail, _)| jail.limits().memory_bytes.is_some());
         if !of_memory && since.is_some_and(|(now, then)| u64::from(now.abs_diff(then)) <= self.room) {
-            return Vec::new();
+            return None;
         }
         let roots: Vec<Root> = watched.iter().map(|(_, pid)| Root::Instance(*pid)).collect();
         let processes = tree::members(&self.read(since), &roots);
@@ -55,7 +56,7 @@ impl Lookout {
             self.room = self.room.min(left.unwrap_or(u64::MAX));
             over.extend(jail.limits().excess(&used).map(|text| (*pid, text)));
         }
-        over
+        Some(over)
     }
 
     /// Those who are known and those who came `since`, which is (the newest now, the newest then); else everybody.
@@ -110,7 +111,7 @@ mod tests {
     fn said(lookout: &mut Lookout, jail: &Jail, family: &Child) -> String {
         let pid = i32::try_from(family.id()).unwrap();
         for _ in 0..3000 {
-            if let Some((found, text)) = lookout.look(&[(jail, pid)]).pop() {
+            if let Some((found, text)) = lookout.look(&[(jail, pid)]).unwrap_or_default().pop() {
                 assert_eq!(found, pid);
                 return text;
             }
@@ -124,7 +125,7 @@ mod tests {
         let few = jail(Limits { processes: Some(3), ..Limits::default() });
         let (mut lookout, late) = (Lookout::default(), family(0));
         let pid = i32::try_from(late.id()).unwrap();
-        assert_eq!(lookout.look(&[(&few, pid)]), []);
+        assert_eq!(lookout.look(&[(&few, pid)]), Some(Vec::new()));
         let room = lookout.room;
         assert!(room >= 2, "one of three at most: {room}");
         end(late);
@@ -153,7 +154,7 @@ mod tests {
         let script = "read line; (head -c 300000000 /dev/zero | tail; sleep 60) & wait";
         let mut hog = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).process_group(0).spawn().unwrap();
         let mut lookout = Lookout::default();
-        assert_eq!(lookout.look(&[(&roomy, i32::try_from(hog.id()).unwrap())]), []);
+        assert_eq!(lookout.look(&[(&roomy, i32::try_from(hog.id()).unwrap())]), Some(Vec::new()));
         hog.stdin.take().unwrap().write_all(b"go\n").unwrap();
         let said = said(&mut lookout, &roomy, &hog);
         assert!(said.ends_with("of memory; the limit is 200 MiB"), "{said}");
@@ -167,7 +168,7 @@ mod tests {
         let mut lookout = Lookout { newest: Some(0), looks: 0, room: u64::MAX, known: BTreeSet::new() };
         let pid = i32::try_from(many.id()).unwrap();
         for _ in 1..TRUSTED {
-            assert_eq!(lookout.look(&[(&few, pid)]), [], "within its room");
+            assert_eq!(lookout.look(&[(&few, pid)]), None, "within its room");
         }
         assert_eq!(said(&mut lookout, &few, &many).split(' ').next(), Some("it"));
         end(many);

@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const KILLED: Duration = Duration::from_secs(5);
 const MAX_LOG: u64 = 1 << 20;
 /// How long after work the pages that it needed are given back.
-const REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(200);
 
 /// What a keeper is started with.
 pub(crate) struct Options {
@@ -434,7 +434,10 @@ impl Keeper {
         }
         let watched = self.instances.values().filter(|instance| instance.needs_looks());
         let watched: Vec<_> = watched.map(|instance| (&instance.jail, instance.pid)).collect();
-        let over = if watched.is_empty() { Vec::new() } else { self.lookout.look(&watched) };
+        if watched.is_empty() {
+            return;
+        }
+        let Some(over) = self.lookout.look(&watched) else { return };
         self.worked = self.worked.or_else(|| Some(now()));
         for (pid, text) in over {
             tree::kill(&[Root::Instance(pid)]);
