@@ -240,12 +240,15 @@ fn sigterm_waits_for_the_daemon_to_leave() {
     let log = desk.directory.path().join("run/keeper.log");
     until("it has heard", || std::fs::read_to_string(&log).unwrap().contains("SIGTERM"));
     assert!(answers(&held.ends, "still here"));
-    assert_eq!(client.list().unwrap().len(), 1);
+    // A keeper that is about to end starts nothing.
+    let late = client.spawn(&desk.launch(2, ECHO)).unwrap();
+    assert!(answers(&late.ends, "also"));
+    assert_eq!(client.list().unwrap().len(), 2);
     client.detach();
-    let pid = held.pid;
-    drop(held);
+    let pids = [held.pid, late.pid];
+    drop([held, late]);
     assert!(desk.ended().success());
-    assert!(!lives(pid));
+    assert_eq!(pids.map(lives), [false; 2]);
 }
 
 #[test]
