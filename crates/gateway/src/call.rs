@@ -55,13 +55,14 @@ impl Asked {
 const TRIES: usize = 3;
 
 /// Carries one permitted call to an instance and back.
-pub(crate) async fn call(host: Arc<Host>, permit: Permit, mut asked: Asked, mut reply: Reply) {
+pub(crate) async fn call(host: Arc<Host>, permit: Permit, mut asked: Box<Asked>, mut reply: Reply) {
     match carried(&host, &permit, &mut asked, &mut reply).await {
         Ok(End::Answer(delivery)) => reply.finish(delivery).await,
         Ok(End::Silence | End::Asks(_)) => reply.close(),
         Ok(End::Held(kept)) => {
             drop(permit);
-            kept.wait(&host).await;
+            // Boxed, as all that is seldom needed: it must not make every call's task larger.
+            Box::pin(kept.wait(&host)).await;
         }
         Err(error) => {
             tracing::info!(server = %permit.server(), principal = %permit.principal(), %error, "a call failed");
@@ -69,7 +70,7 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, mut asked: Asked, mut 
                 reply.header("retry-after", value);
             }
             reply.course().outcome(error.outcome());
-            reply.finish(error.delivery(asked.era(), Some(&asked.id()))).await;
+            Box::pin(reply.finish(error.delivery(asked.era(), Some(&asked.id())))).await;
         }
     }
 }
@@ -334,10 +335,10 @@ pub(crate) async fn answer(
             Happened::Item(Item::Note(note)) if leg == Leg::LegacyToModern && !reached.rises(&note) => Ok(()),
             Happened::Item(Item::Note(note)) => {
                 clock.heard(&note, &pending);
-                reply.event(&note_body(&asked.message, &note)).await
+                Box::pin(reply.event(&note_body(&asked.message, &note))).await
             }
-            Happened::Item(Item::Ask(body)) => ask(asked, reply, body).await,
-            Happened::Quiet => reply.keep_alive().await,
+            Happened::Item(Item::Ask(body)) => Box::pin(ask(asked, reply, body)).await,
+            Happened::Quiet => Box::pin(reply.keep_alive()).await,
             Happened::Left => Err(Left),
             Happened::Stopping => {
                 pending.abandon("the host stops");

@@ -42,10 +42,11 @@ pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mi
             Err(error) => Err(error),
         };
         match outcome {
-            Ok((permit, Prepared::Call(asked))) => serve(host, &admitted, permit, *asked, reply).await,
-            Ok((permit, Prepared::Retry(retry))) => retry.attach(permit, reply).await,
-            Ok((_, Prepared::Answer(delivery))) => reply.finish(delivery).await,
-            Err(error) => fail(reply, &error, Era::Modern, id.as_deref()).await,
+            Ok((permit, Prepared::Call(asked))) => serve(host, &admitted, permit, asked, reply).await,
+            // Boxed, as all that is seldom needed: it must not make every call's task larger.
+            Ok((permit, Prepared::Retry(retry))) => Box::pin(retry.attach(permit, reply)).await,
+            Ok((_, Prepared::Answer(delivery))) => Box::pin(reply.finish(delivery)).await,
+            Err(error) => Box::pin(fail(reply, &error, Era::Modern, id.as_deref())).await,
         }
     });
 }
@@ -59,20 +60,20 @@ enum Prepared {
 }
 
 /// A subscription is a long stream and counts as one.
-async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Asked, mut reply: Reply) {
+async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Box<Asked>, mut reply: Reply) {
     if asked.timeout.is_some() {
         return call(host, permit, asked, reply).await;
     }
     reply.lasts();
     match host.shares.stream(admitted) {
-        Ok(_place) => subscribe::listen(host.clone(), permit, asked, reply).await,
+        Ok(_place) => Box::pin(subscribe::listen(host.clone(), permit, *asked, reply)).await,
         Err(error) => {
             let body =
                 wire::code::error_body(asked.message.id().as_deref(), wire::code::INTERNAL, &error.to_string(), None);
             if let Some(value) = error.retry_header() {
                 reply.header("retry-after", value);
             }
-            reply.finish(Delivery { body, status: 503 }).await;
+            Box::pin(reply.finish(Delivery { body, status: 503 })).await;
         }
     }
 }

@@ -87,7 +87,7 @@ async fn dispatch(host: Arc<Host>, admitted: Admitted, received: Received) -> Re
         }
         (Incoming::Batch(messages), Some(session)) => {
             session.touch();
-            return batch::batch(host, admitted, session, messages, accepts).await;
+            return Box::pin(batch::batch(host, admitted, session, messages, accepts)).await;
         }
         // The ladder speaks of a session only where one was found.
         (Incoming::InSession(_) | Incoming::Batch(_), None) => return GateError::NoSuchSession.response(),

@@ -240,7 +240,7 @@ impl Reply {
     pub(crate) async fn about(&mut self, call: Underway) {
         let Some(session) = self.session() else { return };
         if let Way::Stream(writer) = &self.way {
-            session.keep_call(writer.stream(), &call).await;
+            Box::pin(session.keep_call(writer.stream(), &call)).await;
         }
         self.call = Some(call);
     }
@@ -331,19 +331,6 @@ impl Reply {
         if let Some(value) = course.header() {
             self.header("server-timing", value);
         }
-        let told = course.shown().filter(|_| matches!(self.way, Way::Open(_)));
-        if let Some(told) = told {
-            // The head of an open stream has gone. A comment is read by who looks for it, and by nobody else.
-            let _ = self.write(sse::comment(&format!("server-timing {told}")).into()).await;
-        }
-        self.deliver(delivery).await;
-        course.end();
-    }
-
-    async fn deliver(mut self, delivery: Delivery) {
-        if let (Way::Stream(writer), Some(session)) = (&self.way, self.session()) {
-            session.call_answered(writer.stream()).await;
-        }
         match self.way {
             Way::Unopened(sender) if self.accepts.json || delivery.status != 200 => {
                 let status = StatusCode::from_u16(delivery.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -352,6 +339,21 @@ impl Reply {
                 // A client that left needs no answer.
                 let _ = sender.send(response);
             }
+            _ => Box::pin(self.deliver(delivery, course.shown())).await,
+        }
+        course.end();
+    }
+
+    /// Answers otherwise than at once with a JSON body.
+    async fn deliver(mut self, delivery: Delivery, timing: Option<String>) {
+        if let (Way::Open(_), Some(timing)) = (&self.way, timing) {
+            // The head of an open stream has gone. A comment is read by who looks for it, and by nobody else.
+            let _ = self.write(sse::comment(&format!("server-timing {timing}")).into()).await;
+        }
+        if let (Way::Stream(writer), Some(session)) = (&self.way, self.session()) {
+            session.call_answered(writer.stream()).await;
+        }
+        match self.way {
             Way::Part(parts) => {
                 let _ = parts.send(Part::Body(delivery.body)).await;
             }
@@ -367,7 +369,7 @@ impl Reply {
             }
             Way::Unopened(_) => {
                 if self.open(Hello::Nothing).await.is_ok() {
-                    Box::pin(self.deliver(delivery)).await;
+                    Box::pin(self.deliver(delivery, None)).await;
                 }
             }
             Way::Closed => {}
@@ -425,9 +427,15 @@ impl Reply {
         events.send_timeout(bytes, self.write_timeout).await.map_err(|_| Left)
     }
 
-    /// Opens the stream if it is not open yet.
+    /// Opens the stream if it is not open yet. Boxed: most calls have none, and it must not make their tasks larger.
     async fn open(&mut self, hello: Hello) -> Result<(), Left> {
-        let Way::Unopened(_) = &self.way else { return Ok(()) };
+        if !matches!(self.way, Way::Unopened(_)) {
+            return Ok(());
+        }
+        Box::pin(self.open_stream(hello)).await
+    }
+
+    async fn open_stream(&mut self, hello: Hello) -> Result<(), Left> {
         let session = self.asker.as_ref().and_then(|asker| asker.session.as_ref().map(|session| (asker, session)));
         let (way, mut response) = match session {
             None => {

@@ -28,14 +28,15 @@ pub(crate) async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Respo
             Err(error) => error.response(),
             Ok(admitted) => match host.supervisor.hosted(admitted.server()) {
                 Err(absent) => CallError::from(absent).response(),
+                // Boxed is what calls do not need: it must not make every request's future larger.
                 Ok(hosted) => match (door, &parts.method) {
                     (Door::Mcp, &Method::POST) => {
                         post::post(host.clone(), admitted.counted(hosted.meter()), &parts, body).await
                     }
-                    (Door::Mcp, &Method::GET) => session::stream(host.clone(), &admitted, &parts).await,
-                    (Door::Mcp, &Method::DELETE) => session::end(&host, &admitted, &parts).await,
+                    (Door::Mcp, &Method::GET) => Box::pin(session::stream(host.clone(), &admitted, &parts)).await,
+                    (Door::Mcp, &Method::DELETE) => Box::pin(session::end(&host, &admitted, &parts)).await,
                     (Door::Sse, &Method::POST) => {
-                        sse::post(host.clone(), admitted.counted(hosted.meter()), &parts, body).await
+                        Box::pin(sse::post(host.clone(), admitted.counted(hosted.meter()), &parts, body)).await
                     }
                     (Door::Sse, &Method::GET) => sse::get(host.clone(), &admitted, &parts),
                     (Door::Mcp, _) => GateError::Method.response(),

@@ -43,7 +43,7 @@ pub(crate) async fn one(
     match message.shape() {
         Shape::Request => request(host, admitted, session, message, reply).await,
         Shape::Notification => {
-            notification(&host, admitted, &session, &message).await;
+            Box::pin(notification(&host, admitted, &session, &message)).await;
             Some(empty(StatusCode::ACCEPTED))
         }
         Shape::Success | Shape::Failure => {
@@ -64,23 +64,24 @@ pub(crate) async fn request(
     reply: Reply,
 ) -> Option<Response<Body>> {
     let mut level = None;
+    // Boxed, all of it: calls come this way too, and need none of it.
     match message.method() {
         // A ping asks about the connection, and the client's connection ends here (E206).
         "ping" => {
-            reply.finish(empty_result(&message)).await;
+            Box::pin(reply.finish(empty_result(&message))).await;
             return None;
         }
         "logging/setLevel" => match message.text(Place::Params, "level").as_deref().map(Level::parse) {
             Some(Some(wanted)) => {
-                session.set_level(wanted).await;
+                Box::pin(session.set_level(wanted)).await;
                 // A modern server hears the level with each request instead (B14).
-                match takes_levels(&host, admitted, &session).await {
+                match Box::pin(takes_levels(&host, admitted, &session)).await {
                     Some(true) => {
-                        reply.finish(empty_result(&message)).await;
+                        Box::pin(reply.finish(empty_result(&message))).await;
                         return None;
                     }
                     Some(false) => {
-                        fail(reply, &CallError::NoLogging, Era::Legacy, message.id().as_deref()).await;
+                        Box::pin(fail(reply, &CallError::NoLogging, Era::Legacy, message.id().as_deref())).await;
                         return None;
                     }
                     None => {}
@@ -89,7 +90,7 @@ pub(crate) async fn request(
             }
             unknown => {
                 let name = unknown.and(message.text(Place::Params, "level")).unwrap_or_default().into_owned();
-                fail(reply, &CallError::Level(name), Era::Legacy, message.id().as_deref()).await;
+                Box::pin(fail(reply, &CallError::Level(name), Era::Legacy, message.id().as_deref())).await;
                 return None;
             }
         },
@@ -100,7 +101,8 @@ pub(crate) async fn request(
         }
         // A modern server would take it for a request of its own era.
         modern if method::find(modern).is_some_and(|row| !row.legacy) => {
-            fail(reply, &CallError::NotInSession(modern.to_owned()), Era::Legacy, message.id().as_deref()).await;
+            Box::pin(fail(reply, &CallError::NotInSession(modern.to_owned()), Era::Legacy, message.id().as_deref()))
+                .await;
             return None;
         }
         _ => {}
@@ -134,7 +136,7 @@ fn spawn_call(
             timeout: Some(Deadline::fixed(host.settings.limits.call_timeout)),
             message,
         };
-        call(host, permit, asked, reply).await;
+        call(host, permit, Box::new(asked), reply).await;
     });
 }
 
