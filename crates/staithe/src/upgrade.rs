@@ -143,6 +143,7 @@ async fn give(
     stream: &mut UnixStream,
     child: &mut Child,
 ) -> Result<GivenAway, Problem> {
+    host.supervisor.settle().await;
     host.leaving.hold();
     let mut given = host.supervisor.give_away().await;
     host.unlock();

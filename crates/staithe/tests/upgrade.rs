@@ -11,6 +11,9 @@ use std::time::Duration;
 use stdx::clock::monotonic;
 use testkit::Client;
 
+#[path = "upgrade/served.rs"]
+mod served;
+
 const STAITHE: &str = env!("CARGO_BIN_EXE_staithe");
 
 /// A daemon with two servers: `keeps` counts in memory, `says` speaks both eras.
@@ -22,11 +25,17 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        Self::with(&json!({}))
+    }
+
+    /// The same with further servers.
+    fn with(others: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let servers = json!({"mcpServers": {
+        let mut servers = json!({"mcpServers": {
             "keeps": {"command": testkit::bin("odd"), "args": []},
             "says": {"command": testkit::bin("echo"), "args": []},
         }});
+        servers["mcpServers"].as_object_mut().unwrap().extend(others.as_object().unwrap().clone());
         let file = dir.path().join("servers.json");
         std::fs::File::create(&file).unwrap().write_all(servers.to_string().as_bytes()).unwrap();
         let state = dir.path().join("state");

@@ -4,13 +4,13 @@
 
 mod frame;
 mod predecessor;
+mod queue;
 
 use crate::instance::Instance;
 use crate::keeping::{Fate, KeeperError};
 use crate::outlet::Outlet;
 use crate::reconcile::Supervisor;
 use crate::route;
-use crate::slot::State;
 use bytes::Bytes;
 use frame::{Frame, Reader};
 use std::collections::HashMap;
@@ -27,7 +27,9 @@ use wire::scan::{Limits, Place, Side};
 pub(crate) use predecessor::Predecessor;
 
 /// How long processes that are being started have to get through their handshake before the pipes are given away.
-const SETTLING: Duration = Duration::from_secs(20);
+const SETTLING: Duration = Duration::from_secs(10);
+/// The same for those whose start began meanwhile, and requests wait.
+const LATECOMERS: Duration = Duration::from_millis(500);
 /// How long the keeper may take to hear that a daemon is gone.
 const LETS_GO: Duration = Duration::from_secs(5);
 /// Lines of calls that wait to be passed on.
@@ -71,10 +73,15 @@ pub struct GivenAway {
 }
 
 impl Supervisor {
+    /// Waits until no process is in the middle of its handshake, but not for ever. Everything goes on meanwhile.
+    pub async fn settle(&self) {
+        self.settled(SETTLING).await;
+    }
+
     /// Stops reading and writing. From here on nothing is started or stopped, and no exit is heard of.
     pub async fn give_away(&self) -> GivenAway {
         self.shared().freeze(true);
-        self.settled().await;
+        self.settled(LATECOMERS).await;
         let (sender, lines) = mpsc::channel(WAITING);
         let mut instances = HashMap::new();
         for instance in self.processes() {
@@ -91,14 +98,14 @@ impl Supervisor {
     /// A client's answer or cancellation that belongs to no call of this daemon.
     pub fn tell_predecessor(&self, session: &str, message: &Message) {
         if let Some(predecessor) = &self.shared().predecessor {
-            predecessor.send(Frame::Message { session: session.to_owned(), body: message.bytes().to_vec() });
+            predecessor.send(&Frame::Message { session: session.to_owned(), body: message.bytes().to_vec() });
         }
     }
 
     /// The old daemon hears that this one serves.
     pub fn serves(&self) {
         if let Some(predecessor) = &self.shared().predecessor {
-            predecessor.send(Frame::Serving);
+            predecessor.send(&Frame::Serving);
         }
     }
 
@@ -109,9 +116,9 @@ impl Supervisor {
         }
     }
 
-    async fn settled(&self) {
+    async fn settled(&self, patience: Duration) {
         let mut waited = Duration::ZERO;
-        while waited < SETTLING && self.slots().iter().any(|slot| matches!(slot.state(), State::Starting)) {
+        while waited < patience && self.slots().iter().any(|slot| slot.is_starting()) {
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }

@@ -272,6 +272,11 @@ impl Slot {
         self.state.borrow().clone()
     }
 
+    /// Whether a process is on its way to being ready. While the one before it finishes its calls, none is.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Starting) && self.serving().is_none()
+    }
+
     /// Tells the task. Whoever comes from now on waits for the next process: nobody who was told of a restart meets the old.
     pub(crate) fn order(&self, order: Order) {
         self.state.send_if_modified(|state| {

@@ -1,13 +1,13 @@
 //! The old daemon, as the new one sees it: what concerns its calls goes there.
 
-use super::WAITING;
 use super::frame::{Frame, Reader};
+use super::queue::{Put, Queue};
 use crate::instance::Instance;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::message::{Message, Shape};
 use wire::scan::Place;
@@ -17,7 +17,9 @@ use wire::scan::Place;
 pub(crate) struct Predecessor {
     /// The epoch of the daemon that took over: all other ids are of earlier ones.
     successor: OnceLock<u64>,
-    frames: mpsc::Sender<Frame>,
+    frames: Queue,
+    /// It was told that something was dropped.
+    loud: AtomicBool,
     /// Calls that it had at each process when it let go.
     busy: HashMap<u64, u32>,
     gone: CancellationToken,
@@ -26,15 +28,15 @@ pub(crate) struct Predecessor {
 
 impl Predecessor {
     pub(super) fn new(busy: HashMap<u64, u32>, reads: OwnedReadHalf, writes: OwnedWriteHalf) -> Arc<Self> {
-        let (frames, queue) = mpsc::channel(WAITING);
         let predecessor = Arc::new(Self {
             successor: OnceLock::new(),
-            frames,
+            frames: Queue::default(),
+            loud: AtomicBool::new(false),
             busy,
             gone: CancellationToken::new(),
             instances: Mutex::default(),
         });
-        stdx::task::spawn("to the old daemon", tell(predecessor.clone(), queue, writes));
+        stdx::task::spawn("to the old daemon", tell(predecessor.clone(), writes));
         stdx::task::spawn("from the old daemon", predecessor.clone().hear(reads));
         predecessor
     }
@@ -81,7 +83,8 @@ impl Predecessor {
         if takes {
             let mut line = message.bytes().to_vec();
             line.push(b'\n');
-            self.send(Frame::Line { instance: instance.id, line });
+            let missable = matches!(message.method(), "notifications/progress" | "notifications/message");
+            self.put(&Frame::Line { instance: instance.id, line }, missable);
         }
         takes && alone
     }
@@ -94,14 +97,26 @@ impl Predecessor {
     /// A process ended.
     pub(crate) fn lost(&self, instance: u64, status: &str) {
         if self.busy.contains_key(&instance) {
-            self.send(Frame::Gone { instance, status: status.to_owned() });
+            self.send(&Frame::Gone { instance, status: status.to_owned() });
         }
     }
 
-    /// An old daemon that does not read loses its own calls, and nobody else waits for it.
-    pub(super) fn send(&self, frame: Frame) {
-        if self.frames.try_send(frame).is_err() && !self.gone.is_cancelled() {
-            tracing::warn!("the old daemon does not keep up: a word about one of its calls was lost");
+    /// Something that must not be lost.
+    pub(super) fn send(&self, frame: &Frame) {
+        self.put(frame, false);
+    }
+
+    /// An old daemon that reads too slowly misses words about its calls; one that reads nothing loses its calls, and knows
+    /// that it does. Nobody else waits for it.
+    fn put(&self, frame: &Frame, missable: bool) {
+        match self.frames.put(frame, missable) {
+            Put::Taken | Put::Closed => {}
+            Put::Dropped if self.loud.swap(true, Ordering::Relaxed) => {}
+            Put::Dropped => tracing::warn!("the old daemon does not keep up: it misses progress and log messages"),
+            Put::Full => {
+                tracing::error!("the old daemon does not read: its calls end without their answers");
+                self.gone.cancel();
+            }
         }
     }
 
@@ -122,7 +137,8 @@ impl Predecessor {
     /// Lines for servers, until the old daemon ends.
     async fn hear(self: Arc<Self>, reads: OwnedReadHalf) {
         let mut reader = Reader::new(reads);
-        while let Ok(frame) = reader.next().await {
+        // To be dropped with it: the old daemon sees the end only when nobody reads either.
+        while let Some(Ok(frame)) = self.gone.run_until_cancelled(reader.next()).await {
             if let Frame::Line { instance, line } = frame {
                 let found = self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
                 if let Some(instance) = found.and_then(|weak| weak.upgrade()) {
@@ -131,15 +147,18 @@ impl Predecessor {
             }
         }
         self.gone.cancel();
+        self.frames.close();
         tracing::info!("the old daemon has finished its calls");
     }
 }
 
-async fn tell(predecessor: Arc<Predecessor>, mut queue: mpsc::Receiver<Frame>, mut writes: OwnedWriteHalf) {
-    while let Some(frame) = queue.recv().await {
-        if writes.write_all(&frame.encode()).await.is_err() {
-            break;
+async fn tell(predecessor: Arc<Predecessor>, mut writes: OwnedWriteHalf) {
+    while let Some(frame) = predecessor.frames.next().await {
+        match predecessor.gone.run_until_cancelled(writes.write_all(&frame)).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => break,
         }
     }
     predecessor.gone.cancel();
+    predecessor.frames.close();
 }
