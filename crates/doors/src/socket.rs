@@ -70,14 +70,16 @@ impl Socket {
         Ok(Self { listener, path: path.to_path_buf(), identity: identity(path) })
     }
 
-    /// Binds `path` in place of the daemon that is being replaced. Whoever is connected there stays so; everybody else comes
-    /// here from one moment to the next.
-    pub fn replace(path: &Path) -> Result<Self, BindError> {
-        let beside = path.with_extension("new");
-        let bound = Self::bind(&beside)?;
+    /// Binds a socket beside `path`, where nobody looks for it before [`Self::put_in_place`].
+    pub fn beside(path: &Path) -> Result<Self, BindError> {
+        Ok(Self { path: path.to_path_buf(), ..Self::bind(&beside(path))? })
+    }
+
+    /// Puts the socket that another daemon has bound beside `path` in the place of ours. Whoever is connected to ours stays
+    /// so; everybody else comes to the other from one moment to the next.
+    pub fn put_in_place(path: &Path) -> Result<(), BindError> {
         let at = |source| BindError::Os { step: "put in place", path: path.to_path_buf(), source };
-        stdx::durable::rename(&beside, path).map_err(at)?;
-        Ok(Self { path: path.to_path_buf(), ..bound })
+        stdx::durable::rename(&beside(path), path).map_err(at)
     }
 
     /// Serves commands until `shutdown`; then lets those that run finish, for some seconds, and removes the socket.
@@ -119,6 +121,10 @@ impl Socket {
             tracing::debug!(%error, "the operator socket was gone already");
         }
     }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

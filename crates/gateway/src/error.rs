@@ -239,7 +239,7 @@ impl CallError {
             Self::Unasked(unasked) => unasked.blame(),
             Self::Unanswered(unanswered) => unanswered.blame(),
             Self::Filter | Self::NoUri | Self::NoSubscriptions | Self::Subscriptions | Self::NoLogging => Blame::Caller,
-            Self::Gone(report) if report.asked => Blame::Host,
+            Self::Gone(report) if report.asked || report.unheard => Blame::Host,
             Self::Gone(_) | Self::Garbled(_) | Self::Deadline { .. } | Self::Rounds { .. } | Self::Questions { .. } => {
                 Blame::Server
             }
@@ -283,10 +283,12 @@ impl CallError {
             Self::NoSession(NoSession::Full { .. }) => (503, code::INTERNAL, "too_many_sessions"),
             Self::NoSession(_) => (503, code::INTERNAL, "session_not_kept"),
             Self::Gone(report) if !report.reached => (200, code::INTERNAL, "server_unreachable"),
+            Self::Gone(report) if report.unheard => (200, code::INTERNAL, "outcome_unknown"),
             Self::Gone(_) => (200, code::INTERNAL, "server_ended"),
             Self::Garbled(_) => (200, code::INTERNAL, "invalid_answer"),
             Self::Deadline { .. } => (200, code::INTERNAL, "deadline"),
             Self::Unanswered(Unanswered::Stalled(_)) => (busy, code::INTERNAL, "server_not_reading"),
+            Self::Unanswered(Unanswered::Gone(report)) if report.unheard => (200, code::INTERNAL, "outcome_unknown"),
             Self::Unanswered(Unanswered::Gone(_)) => (200, code::INTERNAL, "server_ended"),
             Self::Unanswered(Unanswered::Garbled(_)) => (200, code::INTERNAL, "invalid_answer"),
             Self::Unanswered(Unanswered::Slow { .. }) => (200, code::INTERNAL, "deadline"),

@@ -447,7 +447,7 @@ impl Outcome {
         let counted = match self {
             Self::Answer(message) => return reply.course().answered(message),
             Self::Deadline(_) => Counted::Deadline,
-            Self::Gone(report) if report.asked => Counted::HostError,
+            Self::Gone(report) if report.asked || report.unheard => Counted::HostError,
             Self::Gone(_) | Self::Garbled(_) | Self::Rounds | Self::Questions => Counted::ServerError,
             Self::Unsealed => Counted::HostError,
             Self::Left | Self::Forsaken(_) => Counted::Cancelled,

@@ -113,7 +113,7 @@ pub(crate) async fn assemble(
         local,
         operator: addresses::base_url(probe.at),
     };
-    let bound = if takes_over { Socket::replace(&state.socket()) } else { Socket::bind(&state.socket()) };
+    let bound = if takes_over { Socket::beside(&state.socket()) } else { Socket::bind(&state.socket()) };
     let socket = bound.map_err(|error| fault::because("open the operator socket", &error, ""))?;
     let authority = Authority::open(store.clone()).await;
     let authority = authority.map_err(|error| fault::because("read the tokens", &error, ""))?;

@@ -7,6 +7,7 @@ use crate::fault;
 use crate::state::{StateDir, StateLock};
 use crate::systemd;
 use control::Upgrade;
+use doors::Socket;
 use model::Problem;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -148,15 +149,18 @@ async fn give(
     let mut given = host.supervisor.give_away().await;
     host.unlock();
     let taking = async {
-        given.tell(stream).await?;
-        given.taken(stream).await
+        given.tell(stream).await.map_err(|error| error.to_string())?;
+        given.taken(stream).await.map_err(|error| error.to_string())?;
+        Socket::put_in_place(&state.socket()).map_err(|error| stdx::chain::Chain(&error).to_string())
     };
     let error = match tokio::time::timeout(SERVES, taking).await {
         Ok(Ok(())) => {
+            // From here on nothing is taken back.
+            given.let_go(stream).await;
             host.leave();
             return Ok(given);
         }
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => error,
         Err(_elapsed) => format!("it did not serve within {} s", SERVES.as_secs()),
     };
     // It may hold the keeper, and must not hold it any longer.

@@ -1,6 +1,9 @@
 //! `staithe upgrade` under load: another process takes the daemon's place, and no call fails.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "upgrade/broken.rs"]
+mod broken;
+
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -28,7 +31,12 @@ impl Daemon {
         Self::with(&json!({}))
     }
 
-    /// The same with further servers.
+    /// The same with `keeps` started with these words.
+    fn serving(words: &[&str]) -> Self {
+        Self::with(&json!({"keeps": {"command": testkit::bin("odd"), "args": words}}))
+    }
+
+    /// The same with these servers too, or instead.
     fn with(others: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut servers = json!({"mcpServers": {

@@ -37,18 +37,19 @@ pub(crate) struct Heir {
 
 impl Inheritance {
     /// Asks the keeper.
-    pub(crate) async fn find(
-        keeper: &Keeper,
-        identity: &str,
-        mut rests: HashMap<u64, Rest>,
-    ) -> Result<Self, KeeperError> {
+    pub(crate) async fn find(keeper: &Keeper, identity: &str, rests: HashMap<u64, Rest>) -> Result<Self, KeeperError> {
+        Ok(Self::of(keeper.held().await?, keeper, identity, rests))
+    }
+
+    /// What the keeper has listed.
+    pub(crate) fn of(held: Vec<Kept>, keeper: &Keeper, identity: &str, mut rests: HashMap<u64, Rest>) -> Self {
         let mut found = Self::default();
-        for kept in keeper.held().await? {
+        for kept in held {
             found.last_id = found.last_id.max(kept.held.id);
             let rest = rests.remove(&kept.held.id);
             found.add(kept, rest, identity, keeper);
         }
-        Ok(found)
+        found
     }
 
     fn add(&mut self, kept: Kept, rest: Option<Rest>, identity: &str, keeper: &Keeper) {

@@ -6,6 +6,7 @@ mod frame;
 mod predecessor;
 mod queue;
 
+use crate::adopt::Inheritance;
 use crate::instance::Instance;
 use crate::keeping::{Fate, KeeperError};
 use crate::outlet::Outlet;
@@ -13,9 +14,12 @@ use crate::reconcile::Supervisor;
 use crate::route;
 use bytes::Bytes;
 use frame::{Frame, Reader};
-use std::collections::HashMap;
+use keeper::Held;
+use model::ServerName;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -30,6 +34,8 @@ pub(crate) use predecessor::Predecessor;
 const SETTLING: Duration = Duration::from_secs(10);
 /// The same for those whose start began meanwhile, and requests wait.
 const LATECOMERS: Duration = Duration::from_millis(500);
+/// How long the readers and writers may take to stop, all of them. They never wait for anybody, so this is long.
+const STOPS: Duration = Duration::from_secs(5);
 /// How long the keeper may take to hear that a daemon is gone.
 const LETS_GO: Duration = Duration::from_secs(5);
 /// Lines of calls that wait to be passed on.
@@ -46,6 +52,9 @@ pub enum HandoverError {
     /// It said something that has no place there.
     #[error("the other daemon said something unexpected: {0}")]
     Unexpected(String),
+    /// Something of ours did not stop in time.
+    #[error("a pipe of the server {0} could not be given away")]
+    Held(ServerName),
 }
 
 /// What a daemon held of the pipes of an instance when it gave them away.
@@ -70,6 +79,8 @@ pub struct GivenAway {
     supervisor: Supervisor,
     instances: HashMap<u64, (Arc<Instance>, Option<Rest>)>,
     lines: mpsc::Receiver<(u64, Vec<u8>)>,
+    /// One whose reader or writer did not stop.
+    held: Option<ServerName>,
 }
 
 impl Supervisor {
@@ -83,16 +94,26 @@ impl Supervisor {
         self.shared().freeze(true);
         self.settled(LATECOMERS).await;
         let (sender, lines) = mpsc::channel(WAITING);
-        let mut instances = HashMap::new();
-        for instance in self.processes() {
+        let (mut instances, mut held) = (HashMap::new(), None);
+        let processes = self.processes();
+        processes.iter().for_each(|instance| instance.pause.ask());
+        let until = tokio::time::Instant::now() + STOPS;
+        for instance in processes {
             let Outlet::Pipe(writer) = instance.outlet() else { continue };
-            // Without its reader a process is about to be replaced.
-            let Some(unread) = instance.pause.stop().await else { continue };
-            let unwritten = writer.divert(Elsewhere { instance: instance.id, lines: sender.clone() }).await;
-            instances.insert(instance.id, (instance.clone(), Some(Rest { unread, unwritten })));
+            let elsewhere = Elsewhere { instance: instance.id, lines: sender.clone() };
+            let stopping = async {
+                // Without its reader a process is about to be replaced.
+                let unread = instance.pause.stopped().await?;
+                Some(Rest { unread, unwritten: writer.divert(elsewhere).await })
+            };
+            let rest = tokio::time::timeout_at(until, stopping).await.unwrap_or_else(|_elapsed| {
+                held = Some(instance.server().clone());
+                None
+            });
+            instances.insert(instance.id, (instance.clone(), rest));
         }
-        self.shared().keeper.detach().await;
-        GivenAway { supervisor: self.clone(), instances, lines }
+        drop(tokio::time::timeout(LETS_GO, self.shared().keeper.detach()).await);
+        GivenAway { supervisor: self.clone(), instances, lines, held }
     }
 
     /// A client's answer or cancellation that belongs to no call of this daemon.
@@ -128,49 +149,71 @@ impl Supervisor {
 impl GivenAway {
     /// Says what was held.
     pub async fn tell(&mut self, stream: &mut UnixStream) -> Result<(), HandoverError> {
-        for (id, (instance, rest)) in &mut self.instances {
-            let Rest { unread, unwritten } = rest.take().unwrap_or_default();
+        if let Some(server) = self.held.take() {
+            return Err(HandoverError::Held(server));
+        }
+        for (id, (instance, rest)) in &self.instances {
+            let Some(Rest { unread, unwritten }) = rest else { continue };
             let earlier = self.supervisor.shared().predecessor.as_ref().map_or(0, |earlier| earlier.calls(instance));
             let in_flight = u32::try_from(instance.in_flight()).unwrap_or(u32::MAX).saturating_add(earlier);
             let frame = Frame::Rest { instance: *id, in_flight, unread: unread.clone(), unwritten: unwritten.clone() };
-            *rest = Some(Rest { unread, unwritten });
             stream.write_all(&frame.encode()).await?;
         }
         stream.write_all(&Frame::Yielded.encode()).await?;
         Ok(())
     }
 
-    /// Waits until the new daemon serves.
+    /// Waits until the new daemon serves. Until [`Self::let_go`] it reads and writes no pipe.
     pub async fn taken(&self, stream: &mut UnixStream) -> Result<(), HandoverError> {
         loop {
             match frame::read_from(stream).await? {
                 Frame::Serving => return Ok(()),
-                // It may read for us before it has said so.
-                early @ (Frame::Line { .. } | Frame::Gone { .. } | Frame::Message { .. }) => self.hear(early),
+                // Nothing of this concerns a pipe.
+                early @ (Frame::Gone { .. } | Frame::Unheard { .. } | Frame::Message { .. }) => self.hear(early),
                 other => return Err(HandoverError::Unexpected(format!("{other:?}"))),
             }
         }
     }
 
-    /// The new daemon did not come: goes on as if nothing had happened.
+    /// Nothing is taken back from here on: the new daemon may read and write. One that has gone meanwhile took all with it.
+    pub async fn let_go(&mut self, stream: &mut UnixStream) {
+        if let Err(error) = stream.write_all(&Frame::Yours.encode()).await {
+            tracing::error!(%error, "the new daemon went away as soon as it had taken over");
+        }
+        self.instances.values_mut().for_each(|(_, rest)| *rest = None);
+    }
+
+    /// The new daemon did not come: goes on as if nothing had happened. What it has started is ended.
     pub async fn take_back(self) -> Result<(), KeeperError> {
-        let keeper = &self.supervisor.shared().keeper;
+        let shared = self.supervisor.shared();
         let mut waited = Duration::ZERO;
         // The keeper may not have heard yet that the other one is gone.
-        while let Err(error) = keeper.attach_again().await {
+        while let Err(error) = shared.keeper.attach_again().await {
             if waited >= LETS_GO {
                 return Err(error);
             }
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }
+        let all = shared.keeper.list().await?;
+        let last = all.iter().map(|held| held.id).max().unwrap_or_default();
+        shared.instance_ids.fetch_max(last, Ordering::Relaxed);
+        let waited_for = shared.keeper.waited_for();
         for (instance, rest) in self.instances.into_values() {
             if let Outlet::Pipe(writer) = instance.outlet() {
                 writer.take_back(rest.map(|rest| rest.unwritten).unwrap_or_default());
             }
             instance.pause.resume();
         }
-        self.supervisor.shared().freeze(false);
+        shared.freeze(false);
+        let (ours, others): (Vec<Held>, Vec<Held>) = all.into_iter().partition(|held| waited_for.contains(&held.id));
+        let ours: HashSet<u64> = shared.keeper.know(ours).iter().map(|kept| kept.held.id).collect();
+        for gone in waited_for.difference(&ours) {
+            shared.keeper.settle(*gone, Fate::Over("it ended while another daemon had it".to_owned()));
+        }
+        let others = shared.keeper.know(others);
+        let mut others = Inheritance::of(others, &shared.keeper, &shared.settings.identity, HashMap::new());
+        others.end_rest(shared.settings.limits.stop_grace, &shared.orphans);
         Ok(())
     }
 
@@ -193,10 +236,7 @@ impl GivenAway {
             }
         }
         for id in self.instances.keys() {
-            self.supervisor
-                .shared()
-                .keeper
-                .settle(*id, Fate::Over("the daemon that had taken it over ended".to_owned()));
+            self.supervisor.shared().keeper.settle(*id, Fate::Elsewhere);
         }
     }
 
@@ -208,8 +248,9 @@ impl GivenAway {
                 }
             }
             Frame::Gone { instance, status } => self.supervisor.shared().keeper.settle(instance, Fate::Over(status)),
+            Frame::Unheard { instance } => self.supervisor.shared().keeper.settle(instance, Fate::Elsewhere),
             Frame::Message { session, body } => self.client_said(&session, body),
-            Frame::Rest { .. } | Frame::Yielded | Frame::Serving => {}
+            Frame::Rest { .. } | Frame::Yielded | Frame::Serving | Frame::Yours => {}
         }
     }
 

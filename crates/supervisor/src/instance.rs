@@ -126,7 +126,7 @@ impl Unanswered {
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Gone(report) if report.asked => Blame::Host,
+            Self::Gone(report) if report.asked || report.unheard => Blame::Host,
             Self::Stalled(stalled) => stalled.blame(),
             Self::Gone(_) | Self::Garbled(_) | Self::Slow { .. } => Blame::Server,
         }
@@ -411,7 +411,8 @@ impl Instance {
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let last_stderr = words.telling().map(str::to_owned);
         drop(words);
-        ExitReport { server: self.context.server.clone(), status, last_stderr, asked, reached: true, unsent: false }
+        let server = self.context.server.clone();
+        ExitReport { server, status, last_stderr, asked, reached: true, unheard: false, unsent: false }
     }
 
     /// Nothing will answer any more: every waiting call, and every later one, is told so.

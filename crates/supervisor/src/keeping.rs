@@ -1,7 +1,7 @@
 //! The daemon's side of its keeper: what the keeper holds outlives this process, and a keeper that ends is replaced.
 
 use keeper::{AskError, AttachError, Client, Event, Exit, Held, Launch, SpawnError, StartOptions};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -62,6 +62,8 @@ struct Inner {
     /// The thread that is the keeper, where there is no process.
     thread: Mutex<Option<keeper::InThread>>,
     fates: Arc<Fates>,
+    /// The processes are another daemon's, or are about to be.
+    given_away: watch::Sender<bool>,
     /// What a new keeper is given at once.
     listeners: Mutex<HashMap<String, OwnedFd>>,
 }
@@ -81,6 +83,8 @@ pub(crate) enum Fate {
     Over(String),
     /// The keeper ended, and its children with it.
     KeeperGone,
+    /// Another daemon has it, and tells us nothing any more. It may well live.
+    Elsewhere,
 }
 
 impl std::fmt::Display for Fate {
@@ -89,6 +93,7 @@ impl std::fmt::Display for Fate {
             Self::Exited(exit) => write!(f, "{exit}"),
             Self::Over(text) => f.write_str(text),
             Self::KeeperGone => f.write_str("killed: the keeper of the processes ended"),
+            Self::Elsewhere => f.write_str("the daemon that had taken it over went away"),
         }
     }
 }
@@ -158,6 +163,7 @@ impl Keeper {
             started: Mutex::new(None),
             thread: Mutex::new(None),
             fates: Arc::default(),
+            given_away: watch::Sender::new(false),
             listeners: Mutex::default(),
         };
         let keeper = Self { inner: Arc::new(inner) };
@@ -221,6 +227,20 @@ impl Keeper {
         Ok(())
     }
 
+    /// The processes are another daemon's, or ours again. While they are not ours, this daemon signals and ends none.
+    pub(crate) fn give_away(&self, given_away: bool) {
+        self.inner.given_away.send_replace(given_away);
+    }
+
+    pub(crate) fn is_given_away(&self) -> bool {
+        *self.inner.given_away.borrow()
+    }
+
+    /// Done when the processes are ours.
+    pub(crate) async fn ours(&self) {
+        let _ = self.inner.given_away.subscribe().wait_for(|given_away| !given_away).await;
+    }
+
     /// Why the keeper is about to end a process.
     pub(crate) fn over(&self, id: u64) -> Option<String> {
         lock(&self.inner.fates.over).get(&id).cloned()
@@ -231,9 +251,23 @@ impl Keeper {
         self.inner.fates.settle(id, fate);
     }
 
+    /// The processes whose end somebody here waits for.
+    pub(crate) fn waited_for(&self) -> HashSet<u64> {
+        lock(&self.inner.fates.by_id).keys().copied().collect()
+    }
+
     /// What earlier daemons left, running or ended.
     pub(crate) async fn held(&self) -> Result<Vec<Kept>, KeeperError> {
-        let all = self.ask(Client::list).await?;
+        Ok(self.know(self.list().await?))
+    }
+
+    /// The same, while nobody here has heard of it.
+    pub(crate) async fn list(&self) -> Result<Vec<Held>, KeeperError> {
+        self.ask(Client::list).await
+    }
+
+    /// From now on whoever waits for the end of one hears of it.
+    pub(crate) fn know(&self, all: Vec<Held>) -> Vec<Kept> {
         let kept = |held: Held| {
             match (&held.exit, &held.over) {
                 (Some(_), Some(text)) => self.inner.fates.settle(held.id, Fate::Over(text.clone())),
@@ -242,7 +276,7 @@ impl Keeper {
             }
             Kept { fate: self.inner.fates.of(held.id), held }
         };
-        Ok(all.into_iter().map(kept).collect())
+        all.into_iter().map(kept).collect()
     }
 
     /// Starts a process.
@@ -256,6 +290,11 @@ impl Keeper {
     /// The keeper's copy of a process' stdin: while it is open the process does not see its end.
     pub(crate) async fn close_stdin(&self, id: u64) {
         self.tell("close the stdin of a process", move |client| client.close_stdin(id)).await;
+    }
+
+    /// Nobody here waits for the end of a process any more, which is another daemon's to look after.
+    pub(crate) fn leave(&self, id: u64) {
+        self.inner.fates.forget(id);
     }
 
     /// The process has ended and everything about it was said.

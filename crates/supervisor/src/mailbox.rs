@@ -45,12 +45,17 @@ pub struct ExitReport {
     pub asked: bool,
     /// False where a remote server could not be reached or answered nothing that counts; it may well live on.
     pub reached: bool,
+    /// Nobody knows how the process is: another daemon had it, and went away.
+    pub unheard: bool,
     /// The call that hears this was never sent: it did not run. Otherwise it may have.
     pub unsent: bool,
 }
 
 impl fmt::Display for ExitReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.unheard {
+            return write!(f, "nobody heard the end of the call to the server {}: {}", self.server, self.status);
+        }
         let what = if self.reached { "ended" } else { "gave no answer" };
         write!(f, "the server {} {what} ({})", self.server, self.status)?;
         match &self.last_stderr {

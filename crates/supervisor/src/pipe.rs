@@ -73,14 +73,21 @@ enum Turn {
 }
 
 impl Writer {
-    /// `rest` is what a living daemon had not written when it gave the pipe away. Half a line that a dead one may have left
+    /// `rest` is what a living daemon had not written when it gave the pipe away. Where `held`, nothing is written before
+    /// [`Writer::drain`] runs. Half a line that a dead one may have left
     /// in the pipe ends here: the server refuses that line, and not the next.
-    pub(crate) fn new(stdin: pipe::Sender, limit: usize, notebook: Arc<Notebook>, rest: Option<Vec<u8>>) -> Self {
+    pub(crate) fn new(
+        stdin: pipe::Sender,
+        limit: usize,
+        notebook: Arc<Notebook>,
+        rest: Option<Vec<u8>>,
+        held: bool,
+    ) -> Self {
         let rest = rest.filter(|rest| !rest.is_empty()).or_else(|| notebook.torn().then(|| b"\n".to_vec()));
         let state = State {
             stdin: Some(Arc::new(stdin)),
             queued: rest.iter().map(Vec::len).sum(),
-            taken: rest.is_some(),
+            taken: held || rest.is_some(),
             queue: rest.into_iter().collect(),
             sent: 0,
             torn: notebook.torn(),
@@ -222,7 +229,7 @@ impl Writer {
     }
 
     /// Stops writing: from now on lines go to `elsewhere`. What was accepted and is not in the pipe, which may begin in the
-    /// middle of a line.
+    /// middle of a line. Cancel-safe: [`Self::take_back`] takes it back.
     pub(crate) async fn divert(&self, elsewhere: Elsewhere) -> Vec<u8> {
         self.state().diverted = Some(elsewhere);
         while self.state().taken {
@@ -240,6 +247,10 @@ impl Writer {
     pub(crate) fn take_back(&self, rest: Vec<u8>) {
         let mut state = self.state();
         state.diverted = None;
+        if state.stdin.is_none() {
+            return;
+        }
+        state.torn = self.notebook.torn();
         state.queued += rest.len();
         if !rest.is_empty() {
             state.queue.push_front(rest);
@@ -257,6 +268,8 @@ impl Writer {
         state.stdin = None;
         state.queue.clear();
         state.queued = 0;
+        // Nobody has a turn any more.
+        state.taken = false;
         drop(state);
         self.closed.cancel();
     }
@@ -317,7 +330,7 @@ mod tests {
     #[tokio::test]
     async fn lines_arrive_whole_and_in_order_through_a_full_pipe() {
         let (sender, mut receiver) = pipe::pipe().unwrap();
-        let writer = Arc::new(Writer::new(sender, 64 << 20, notebook(), None));
+        let writer = Arc::new(Writer::new(sender, 64 << 20, notebook(), None, false));
         let drainer = writer.clone();
         let drain = stdx::task::spawn("drain", async move { drainer.drain().await });
         let lines: Vec<Vec<u8>> =
@@ -337,16 +350,33 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_does_not_read_costs_bounded_memory() {
         let (sender, _receiver) = pipe::pipe().unwrap();
-        let writer = Writer::new(sender, 1 << 20, notebook(), None);
+        let writer = Writer::new(sender, 1 << 20, notebook(), None, false);
         let refused = (0..100).find_map(|_| writer.send(vec![b'x'; 100_000], false).err());
         assert!(matches!(refused, Some(WriteError::Stalled { queued }) if queued <= 1 << 20), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_closed_pipe_can_be_given_away() {
+        let (sender, _receiver) = pipe::pipe().unwrap();
+        let writer = Arc::new(Writer::new(sender, 1 << 20, notebook(), None, false));
+        let drainer = writer.clone();
+        let drain = stdx::task::spawn("drain", async move { drainer.drain().await });
+        writer.send(vec![b'x'; 400_000], false).unwrap();
+        assert!(writer.queued() > 0);
+        writer.close();
+        drain.await.unwrap();
+        let (lines, _) = tokio::sync::mpsc::channel(1);
+        let given = writer.divert(Elsewhere { instance: 1, lines });
+        let rest = tokio::time::timeout(Duration::from_secs(10), given).await;
+        assert_eq!(rest.ok(), Some(Vec::new()));
+        assert_eq!(writer.send(b"x\n".to_vec(), false), Err(WriteError::Closed));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_line_that_the_server_read_is_never_refused() {
         for round in 0..5_000 {
             let (sender, receiver) = pipe::pipe().unwrap();
-            let writer = Arc::new(Writer::new(sender, 1 << 20, notebook(), None));
+            let writer = Arc::new(Writer::new(sender, 1 << 20, notebook(), None, false));
             let (closer, read) = (writer.clone(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
             let seen = read.clone();
             // A server that acts on the line and exits: its end closes the writer.
@@ -371,7 +401,7 @@ mod tests {
     async fn half_a_line_of_a_dead_daemon_spoils_no_other() {
         let notebook = notebook();
         let (sender, receiver) = pipe::pipe().unwrap();
-        let dead = Writer::new(sender, 64 << 20, notebook.clone(), None);
+        let dead = Writer::new(sender, 64 << 20, notebook.clone(), None, false);
         dead.send([vec![b'x'; 1 << 20], b"\n".to_vec()].concat(), false).unwrap();
         let mut half = Vec::with_capacity(64 << 10);
         while receiver.try_read_buf(&mut half).is_ok_and(|n| n > 0) {
@@ -380,7 +410,7 @@ mod tests {
         assert!(half.len() < 1 << 20 && notebook.torn());
         // What the keeper holds is the same pipe.
         let (sender, mut receiver) = pipe::pipe().unwrap();
-        let next = Arc::new(Writer::new(sender, 64 << 20, notebook.clone(), None));
+        let next = Arc::new(Writer::new(sender, 64 << 20, notebook.clone(), None, false));
         let drainer = next.clone();
         stdx::task::spawn("drain", async move { drainer.drain().await });
         next.send(b"{}\n".to_vec(), false).unwrap();
@@ -390,7 +420,7 @@ mod tests {
         // Small lines leave no doubt.
         let (sender, _receiver) = pipe::pipe().unwrap();
         notebook.mend();
-        Writer::new(sender, 64 << 20, notebook.clone(), None).send(vec![b'y'; WHOLE], false).unwrap();
+        Writer::new(sender, 64 << 20, notebook.clone(), None, false).send(vec![b'y'; WHOLE], false).unwrap();
         assert!(!notebook.torn());
     }
 }

@@ -144,11 +144,26 @@ impl Child {
         matches!(&*self.fate.borrow(), Some(Fate::KeeperGone))
     }
 
+    /// Another daemon had it, and nobody here knows how it is.
+    pub(crate) fn is_unheard(&self) -> bool {
+        matches!(&*self.fate.borrow(), Some(Fate::Elsewhere))
+    }
+
+    /// It is another daemon's, or is about to be: not ours to end.
+    pub(crate) fn is_given_away(&self) -> bool {
+        self.keeper.is_given_away()
+    }
+
+    /// Another daemon looks after it.
+    pub(crate) fn leave(&self) {
+        self.keeper.leave(self.id);
+    }
+
     /// Which limit it went over; known from the moment at which the keeper ends it for that.
     pub(crate) fn over(&self) -> Option<String> {
         match &*self.fate.borrow() {
             Some(Fate::Over(text)) => Some(text.clone()),
-            Some(Fate::Exited(_) | Fate::KeeperGone) => None,
+            Some(Fate::Exited(_) | Fate::KeeperGone | Fate::Elsewhere) => None,
             None => self.keeper.over(self.id),
         }
     }

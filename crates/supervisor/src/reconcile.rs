@@ -20,7 +20,7 @@ use crate::tree;
 use model::report::{InstanceReport, ServerReport, SessionReport};
 use model::{Principal, ServerName, ServerSpec};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use stdx::meter::{Kind, Page};
@@ -121,7 +121,6 @@ impl Supervisor {
             request_ids,
             orphans: Arc::new(orphans),
             predecessor,
-            frozen: AtomicBool::new(false),
             stopping: stopping.clone(),
             connections: crate::remote::Pool::default(),
             instance_ids: AtomicU64::new(inheritance.last_id),

@@ -1,7 +1,7 @@
 //! One life of an instance: a program with the tasks at its pipes, or the HTTP side of a remote server. Whoever holds
 //! one asks only how it ends, and ends it.
 
-use crate::handover::Rest;
+use crate::handover::{Predecessor, Rest};
 use crate::handshake::{HandshakeError, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
@@ -119,19 +119,33 @@ impl Running {
 
     fn around(child: Child, pipes: Pipes, era: Era, context: &Arc<Context>, left: Option<Left>) -> Self {
         let since = left.as_ref().map(|left| left.started_at_ms);
+        // Until a living daemon has let go for good, what is in the pipes is its own: it may yet take them back.
+        let waits = left.is_some().then(|| context.predecessor.clone()).flatten();
         let (unread, unwritten) = left.and_then(|left| left.rest).map(|rest| (rest.unread, rest.unwritten)).unzip();
-        let writer = Writer::new(pipes.stdin, context.limits.queue_bytes, pipes.notebook.clone(), unwritten);
+        let writer =
+            Writer::new(pipes.stdin, context.limits.queue_bytes, pipes.notebook.clone(), unwritten, waits.is_some());
         let mut instance = Instance::new(child.id, Some(child.pid), era, Outlet::Pipe(writer), context.clone());
         if let Some(since) = since {
             instance.taken_over(since);
         }
         let instance = Arc::new(instance);
         let (reads, drains, errs) = (instance.clone(), instance.clone(), instance.clone());
+        let waits_too = waits.clone();
+        let reader = async move {
+            ours(waits).await;
+            let end = reader::read(reads.clone(), pipes.stdout, unread).await;
+            reads.pause.over();
+            end
+        };
+        let drain = async move {
+            ours(waits_too).await;
+            drains.outlet().drain().await;
+        };
         let piped = Piped {
             child,
             notebook: pipes.notebook,
-            reader: stdx::task::spawn("stdout", reader::read(reads, pipes.stdout, unread)),
-            drain: stdx::task::spawn("stdin", async move { drains.outlet().drain().await }),
+            reader: stdx::task::spawn("stdout", reader),
+            drain: stdx::task::spawn("stdin", drain),
             stderr: stdx::task::spawn("stderr", stderr::read(errs, pipes.stderr)),
             closed: None,
             end: None,
@@ -253,10 +267,13 @@ impl Running {
         let report = match body {
             Body::Program(mut piped) => {
                 piped.hear_out().await;
-                let report = instance.report(piped.end.clone().unwrap_or_else(|| why.to_owned()), asked);
+                let status = piped.end.clone().unwrap_or_else(|| why.to_owned());
+                let report = ExitReport { unheard: piped.child.is_unheard(), ..instance.report(status, asked) };
                 instance.fail_all(&report);
+                // Whoever waits for it to stop must not wait for one that is about to be aborted.
+                instance.pause.over();
                 if let Some(predecessor) = &instance.context.predecessor {
-                    predecessor.lost(instance.id, &report.status);
+                    predecessor.lost(instance.id, (!report.unheard).then_some(report.status.as_str()));
                 }
                 how = piped.stop(grace).await;
                 report
@@ -269,8 +286,18 @@ impl Running {
             }
         };
         let how = how.map(|how| format!(" ({how})")).unwrap_or_default();
+        if report.unheard {
+            return report;
+        }
         instance.context.log.add(instance.id, LogSource::Host, &format!("ended: {}{how}", report.status));
         report
+    }
+}
+
+/// Done when no other daemon will take the pipes back.
+async fn ours(predecessor: Option<Arc<Predecessor>>) {
+    if let Some(predecessor) = predecessor {
+        predecessor.let_go().await;
     }
 }
 
@@ -325,6 +352,20 @@ impl Piped {
 
     /// Ends the process and its tree. How the process ended, where it had not before.
     async fn stop(&mut self, grace: Duration) -> Option<String> {
+        let how = if self.child.is_given_away() {
+            // Its mark is that of a process which may live, and serve another daemon's callers.
+            self.child.leave();
+            None
+        } else {
+            self.stop_ours(grace).await
+        };
+        self.reader.abort();
+        self.drain.abort();
+        self.stderr.abort();
+        how
+    }
+
+    async fn stop_ours(&mut self, grace: Duration) -> Option<String> {
         self.child.close_stdin().await;
         let how = match &self.end {
             Some(_) => {
@@ -334,9 +375,6 @@ impl Piped {
             None => Some(tree::stop(&mut self.child, grace).await),
         };
         self.child.forget().await;
-        self.reader.abort();
-        self.drain.abort();
-        self.stderr.abort();
         how
     }
 }

@@ -6,7 +6,7 @@ use crate::orphans::Orphans;
 use crate::remote::Pool as Connections;
 use crate::settings::Settings;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,6 @@ pub(crate) struct Shared {
     /// Calls of an earlier daemon.
     pub(crate) orphans: Arc<Orphans>,
     pub(crate) predecessor: Option<Arc<Predecessor>>,
-    /// The processes are another daemon's.
-    pub(crate) frozen: AtomicBool,
     /// The host stops.
     pub(crate) stopping: CancellationToken,
     /// Connections to remote servers.
@@ -39,10 +37,10 @@ pub(crate) struct Shared {
 impl Shared {
     /// Nothing is started, replaced or stopped by this daemon, or it is again.
     pub(crate) fn freeze(&self, frozen: bool) {
-        self.frozen.store(frozen, Ordering::Release);
+        self.keeper.give_away(frozen);
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire)
+        self.keeper.is_given_away()
     }
 }

@@ -388,6 +388,16 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
                 slot.context.counters.meter.restarted(Cause::Asked);
                 history = History::default();
             }
+            // Whatever it was, it was not this daemon's to mend, and may not be true.
+            End::Died { reason, .. } if hosted.is_frozen() => {
+                slot.set(State::Waiting { until: monotonic(), reason, wedged: false });
+                tokio::select! {
+                    () = hosted.keeper().ours() => {}
+                    order = slot.orders.next() => if order == Order::Stop {
+                        break;
+                    },
+                }
+            }
             End::Died { since, reason, cause } => {
                 let next = match cause {
                     Cause::Keeper => History::innocent(),
@@ -407,8 +417,8 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
     hosted.forget(&slot.key);
     slot.set(State::Stopped);
     let (server, status) = (slot.context.server.clone(), "the server is stopped".to_owned());
-    let (last_stderr, asked, reached, unsent) = (None, true, true, false);
-    slot.context.subscriptions.end(&ExitReport { server, status, last_stderr, asked, reached, unsent });
+    let (last_stderr, asked, reached, unheard, unsent) = (None, true, true, false, false);
+    slot.context.subscriptions.end(&ExitReport { server, status, last_stderr, asked, reached, unheard, unsent });
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.

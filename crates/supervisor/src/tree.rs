@@ -9,6 +9,9 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a killed process may take to go: one in the kernel's hands for longer is beyond us.
+const KILLED: Duration = Duration::from_secs(10);
+
 /// One process, named so that a recycled number is not mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Member {
@@ -60,7 +63,10 @@ pub(crate) async fn stop(child: &mut Child, grace: Duration) -> String {
         return status;
     }
     signal_all(pid, &mark, Root::Alive, Signal::KILL).await;
-    let status = child.exited().await;
+    let Ok(status) = tokio::time::timeout(KILLED, child.exited()).await else {
+        tracing::error!(pid, mark, "a killed process has not ended");
+        return "it was killed and has not ended".to_owned();
+    };
     sweep(pid, mark, Duration::ZERO).await;
     status
 }

@@ -16,8 +16,12 @@ pub(super) enum Frame {
     Serving,
     /// New to old: a line of the server that concerns a call of the old daemon. Old to new: a line for the server.
     Line { instance: u64, line: Vec<u8> },
+    /// Old to new: from here on the pipes are yours alone. Until then the new daemon reads and writes none of them.
+    Yours,
     /// New to old: the instance ended.
     Gone { instance: u64, status: String },
+    /// New to old: nothing will be heard of the instance any more, and nobody knows how it is.
+    Unheard { instance: u64 },
     /// New to old: what a session's client said about something that the new daemon does not know.
     Message { session: String, body: Vec<u8> },
 }
@@ -50,6 +54,11 @@ impl Frame {
                 put(&mut out, session.as_bytes());
                 put(&mut out, body);
             }
+            Self::Yours => out.push(10),
+            Self::Unheard { instance } => {
+                out.push(11);
+                out.extend_from_slice(&instance.to_le_bytes());
+            }
         }
         let length = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
         out[..4].copy_from_slice(&length.to_le_bytes());
@@ -70,6 +79,8 @@ impl Frame {
             4 => Self::Line { instance: rest.u64()?, line: rest.bytes()? },
             5 => Self::Gone { instance: rest.u64()?, status: rest.text()? },
             6 => Self::Message { session: rest.text()?, body: rest.bytes()? },
+            10 => Self::Yours,
+            11 => Self::Unheard { instance: rest.u64()? },
             _ => return None,
         };
         rest.0.is_empty().then_some(frame)
@@ -167,6 +178,8 @@ mod tests {
             }),
             Just(Frame::Yielded),
             Just(Frame::Serving),
+            Just(Frame::Yours),
+            any::<u64>().prop_map(|instance| Frame::Unheard { instance }),
             (any::<u64>(), bytes()).prop_map(|(instance, line)| Frame::Line { instance, line }),
             (any::<u64>(), ".*").prop_map(|(instance, status)| Frame::Gone { instance, status }),
             (".*", bytes()).prop_map(|(session, body)| Frame::Message { session, body }),

@@ -23,6 +23,8 @@ pub(crate) struct Predecessor {
     /// Calls that it had at each process when it let go.
     busy: HashMap<u64, u32>,
     gone: CancellationToken,
+    /// It takes nothing back any more.
+    let_go: CancellationToken,
     instances: Mutex<HashMap<u64, Weak<Instance>>>,
 }
 
@@ -34,6 +36,7 @@ impl Predecessor {
             loud: AtomicBool::new(false),
             busy,
             gone: CancellationToken::new(),
+            let_go: CancellationToken::new(),
             instances: Mutex::default(),
         });
         stdx::task::spawn("to the old daemon", tell(predecessor.clone(), writes));
@@ -94,10 +97,21 @@ impl Predecessor {
         self.gone.cancelled().await;
     }
 
-    /// A process ended.
-    pub(crate) fn lost(&self, instance: u64, status: &str) {
+    /// Done when it takes nothing back any more, or is gone: from then on the pipes are ours.
+    pub(crate) async fn let_go(&self) {
+        tokio::select! {
+            () = self.let_go.cancelled() => {}
+            () = self.gone.cancelled() => {}
+        }
+    }
+
+    /// A process ended with `status`, or nothing is heard of it any more.
+    pub(crate) fn lost(&self, instance: u64, status: Option<&str>) {
         if self.busy.contains_key(&instance) {
-            self.send(&Frame::Gone { instance, status: status.to_owned() });
+            self.send(&match status {
+                Some(status) => Frame::Gone { instance, status: status.to_owned() },
+                None => Frame::Unheard { instance },
+            });
         }
     }
 
@@ -139,11 +153,15 @@ impl Predecessor {
         let mut reader = Reader::new(reads);
         // To be dropped with it: the old daemon sees the end only when nobody reads either.
         while let Some(Ok(frame)) = self.gone.run_until_cancelled(reader.next()).await {
-            if let Frame::Line { instance, line } = frame {
-                let found = self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
-                if let Some(instance) = found.and_then(|weak| weak.upgrade()) {
-                    let _ = instance.send(line);
+            match frame {
+                Frame::Line { instance, line } => {
+                    let found = self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
+                    if let Some(instance) = found.and_then(|weak| weak.upgrade()) {
+                        let _ = instance.send(line);
+                    }
                 }
+                Frame::Yours => self.let_go.cancel(),
+                _ => {}
             }
         }
         self.gone.cancel();
