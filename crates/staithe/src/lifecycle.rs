@@ -5,10 +5,12 @@ use crate::fault;
 use crate::state::StateDir;
 use crate::systemd::Systemd;
 use crate::upgrade::{self, Replaced};
+use control::Upgrade;
 use model::Problem;
 use std::convert::Infallible;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// SIGTERM, SIGINT and SIGHUP, from now on. Until the first `next`, one that comes is kept.
 pub(crate) struct Signals {
@@ -84,13 +86,19 @@ pub(crate) async fn serve_until_signal(
                     host.stop().await;
                     return Err(fault::failed("a part of the host ended by itself; this is a bug in staithe", "see the lines above, and start it again"));
                 };
-                match upgrade::upgrade(&mut host, state, &wanted).await {
+                let (outcome, told) = upgraded(&mut host, state, &wanted, signals).await;
+                match outcome {
                     Ok((replaced, text)) => {
                         systemd.followed_by(replaced.pid);
                         drop(wanted.done.send(Ok(text)));
                         return finish(replaced, host, signals).await;
                     }
                     Err(problem) => drop(wanted.done.send(Err(problem))),
+                }
+                if let Some(name) = told {
+                    tracing::info!(signal = name, "stopping: calls may finish, then the servers stop");
+                    systemd.stopping();
+                    break;
                 }
             }
         }
@@ -101,6 +109,27 @@ pub(crate) async fn serve_until_signal(
             tracing::warn!(signal = name, "asked again: ending at once");
             host.stop_at_once().await;
             Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// An upgrade, and the signal that came meanwhile: it ends the host, whichever daemon that is then.
+async fn upgraded(
+    host: &mut Host,
+    state: &StateDir,
+    wanted: &Upgrade,
+    signals: &mut Signals,
+) -> (Result<(Replaced, String), Problem>, Option<&'static str>) {
+    let (stop, mut told) = (CancellationToken::new(), None);
+    let upgrading = upgrade::upgrade(host, state, wanted, &stop);
+    tokio::pin!(upgrading);
+    loop {
+        tokio::select! {
+            outcome = &mut upgrading => return (outcome, told),
+            name = signals.next(), if told.is_none() => {
+                told = Some(name);
+                stop.cancel();
+            }
         }
     }
 }

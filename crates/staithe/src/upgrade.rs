@@ -9,6 +9,7 @@ use crate::systemd;
 use control::Upgrade;
 use doors::Socket;
 use model::Problem;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,6 +18,7 @@ use supervisor::{GivenAway, Succession};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
 
 /// Tells a process that it is to take over.
 const VARIABLE: &str = "STAITHE_TAKES_OVER";
@@ -24,6 +26,8 @@ const VARIABLE: &str = "STAITHE_TAKES_OVER";
 const GREETING: &[u8; 16] = b"staithe-handover";
 /// How long the new process may take to read its configuration and open its database.
 const COMES: Duration = Duration::from_secs(60);
+/// How long whoever comes to the meeting place may be silent.
+const GREETS: Duration = Duration::from_secs(3);
 /// How long it may take from there until it serves.
 const SERVES: Duration = Duration::from_secs(30);
 
@@ -35,11 +39,13 @@ pub(crate) struct Replaced {
     stream: UnixStream,
 }
 
-/// Puts another process in the place of this one. On an error nothing has changed.
+/// Puts another process in the place of this one. On an error nothing has changed. Once `stop` is cancelled it is given up
+/// where that is still possible; else the new process is told to stop.
 pub(crate) async fn upgrade(
     host: &mut Host,
     state: &StateDir,
     wanted: &Upgrade,
+    stop: &CancellationToken,
 ) -> Result<(Replaced, String), Problem> {
     if !host.has_keeper {
         let message = "the servers are children of this daemon (--no-keeper), and end with it";
@@ -52,11 +58,15 @@ pub(crate) async fn upgrade(
     let mut child = start(&program)?;
     let pid = child.id().unwrap_or_default();
     let outcome = async {
-        let mut stream = met(&listener, &mut child).await?;
-        let given = give(host, state, &mut stream, &mut child).await?;
+        let mut stream = unless(stop, met(&listener, &mut child)).await??;
+        unless(stop, host.supervisor.settle()).await?;
+        let given = give(host, state, &mut stream, &mut child, stop).await?;
         Ok(Replaced { pid, given, stream })
     };
     let outcome = outcome.await;
+    if outcome.is_ok() && stop.is_cancelled() {
+        told_to_stop(&child);
+    }
     drop(std::fs::remove_file(&path));
     match outcome {
         Ok(replaced) => Ok((replaced, format!("process {pid} ({}) has taken over", program.display()))),
@@ -64,6 +74,21 @@ pub(crate) async fn upgrade(
             drop(child.kill().await);
             Err(problem)
         }
+    }
+}
+
+/// What `work` gives, unless the host is told to stop before.
+async fn unless<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Problem> {
+    stop.run_until_cancelled(work)
+        .await
+        .ok_or_else(|| fault::failed("the daemon was told to stop during the upgrade", "start it again"))
+}
+
+/// Passes on that the host shall stop.
+fn told_to_stop(child: &Child) {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {
+        tracing::warn!(%error, "the new process could not be told to stop");
     }
 }
 
@@ -115,10 +140,16 @@ fn start(program: &Path) -> Result<Child, Problem> {
 async fn met(listener: &UnixListener, child: &mut Child) -> Result<UnixStream, Problem> {
     let why = "nothing has changed; the reason is in the daemon's log";
     let meeting = async {
-        let (mut stream, _) = listener.accept().await?;
-        let mut greeting = [0; GREETING.len()];
-        stream.read_exact(&mut greeting).await?;
-        Ok::<_, io::Error>((stream, greeting))
+        loop {
+            let (mut stream, _) = listener.accept().await?;
+            let own = stream.peer_cred()?.uid() == rustix::process::geteuid().as_raw();
+            let mut greeting = [0; GREETING.len()];
+            // Whoever comes and says nothing is not the one that was started.
+            let greeted = tokio::time::timeout(GREETS, stream.read_exact(&mut greeting)).await;
+            if own && matches!(greeted, Ok(Ok(_))) {
+                return Ok::<_, io::Error>((stream, greeting));
+            }
+        }
     };
     tokio::select! {
         met = tokio::time::timeout(COMES, meeting) => match met {
@@ -143,8 +174,8 @@ async fn give(
     state: &StateDir,
     stream: &mut UnixStream,
     child: &mut Child,
+    stop: &CancellationToken,
 ) -> Result<GivenAway, Problem> {
-    host.supervisor.settle().await;
     host.leaving.hold();
     let mut given = host.supervisor.give_away().await;
     host.unlock();
@@ -153,7 +184,12 @@ async fn give(
         given.taken(stream).await.map_err(|error| error.to_string())?;
         Socket::put_in_place(&state.socket()).map_err(|error| stdx::chain::Chain(&error).to_string())
     };
-    let error = match tokio::time::timeout(SERVES, taking).await {
+    let taken = tokio::select! {
+        biased;
+        taken = tokio::time::timeout(SERVES, taking) => taken,
+        () = stop.cancelled() => Ok(Err("the daemon was told to stop".to_owned())),
+    };
+    let error = match taken {
         Ok(Ok(())) => {
             // From here on nothing is taken back.
             given.let_go(stream).await;

@@ -378,6 +378,9 @@ async fn inherit_calls(supervisor: Supervisor, predecessor: Arc<Predecessor>) {
     if let Err(error) = supervisor.inner.shared.orphans.load(&supervisor.inner.sessions).await {
         tracing::warn!(%error, "the open calls of the old daemon could not be read");
     }
+    // A process that has ended since then was heard to end by that daemon, if at all.
+    let living = supervisor.processes().iter().map(|instance| instance.id).collect();
+    supervisor.inner.shared.orphans.keep_only(&living);
 }
 
 /// Ends idle sessions and stops idle instances, until the host stops.

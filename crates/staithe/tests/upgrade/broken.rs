@@ -1,6 +1,6 @@
 //! An upgrade that goes wrong half-way, or whose new daemon dies: nothing is lost, nothing runs twice, nothing living is ended.
 
-use super::{Client, Daemon, staithe, text};
+use super::{Client, Daemon, STAITHE, staithe, text};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -278,5 +278,51 @@ async fn what_the_new_daemon_had_started_is_ended_when_it_does_not_take_over() {
     assert_eq!(number(&ann, "pid").await, own);
     let carl = daemon.session("carl").await;
     assert_ne!(number(&carl, "pid").await, own);
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_during_an_upgrade_ends_the_host() {
+    // While the new program does not come, and while it has everything and does not serve.
+    for given in [false, true] {
+        let daemon = Daemon::start();
+        let pid = number(&*daemon.session("ann").await, "pid").await;
+        let (mut between, mut upgrade) = (None, None);
+        if given {
+            between = Some(Between::begin(&daemon).await);
+        } else {
+            upgrade = Some(daemon.begin_upgrade(&daemon.program("exec sleep 100")));
+            let place = daemon.dir.path().join("state/run/handover.sock");
+            until("the old daemon waits", || place.exists()).await;
+        }
+        kill(u64::from(daemon.first.id()), "TERM");
+        until("the server has ended", || !lives(pid)).await;
+        until("the daemons have ended", || daemon.processes().is_empty()).await;
+        if let Some(between) = between {
+            between.fail().await;
+        }
+        if let Some(upgrade) = upgrade {
+            assert!(!upgrade.await.unwrap().status.success());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_at_the_meeting_place_holds_nothing_up() {
+    let daemon = Daemon::start();
+    let before = daemon.pid();
+    let go = daemon.dir.path().join("go");
+    let body = format!("while [ ! -e {} ]; do sleep 0.02; done\nexec {STAITHE} \"$@\"", go.display());
+    let upgrade = daemon.begin_upgrade(&daemon.program(&body));
+    let place = daemon.dir.path().join("state/run/handover.sock");
+    let silent = met(&place).await;
+    let mut short = met(&place).await;
+    short.write_all(b"hi").await.unwrap();
+    drop(short);
+    stdx::durable::write_file(&go, b"", 0o600).unwrap();
+    let output = tokio::time::timeout(Duration::from_secs(30), upgrade).await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    drop(silent);
+    assert_ne!(tokio::task::block_in_place(|| daemon.pid()), before);
     tokio::task::block_in_place(|| daemon.stop());
 }
