@@ -274,6 +274,7 @@ impl CallError {
         let busy = if era == Era::Modern { 503 } else { 200 };
         match self {
             Self::Absent(Absent::Unknown(_)) => (404, code::INVALID_REQUEST, "unknown_server"),
+            Self::Absent(Absent::Moved) => (503, code::INTERNAL, "moved"),
             Self::Absent(Absent::SessionEnded) => (404, code::INVALID_REQUEST, "session_ended"),
             Self::Absent(Absent::Stopped(_)) => (503, code::INTERNAL, "server_stopped"),
             Self::Absent(Absent::Full { .. }) => (503, code::INTERNAL, "too_many_instances"),

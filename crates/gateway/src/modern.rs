@@ -12,7 +12,7 @@ use crate::subscribe;
 use crate::tools::Mirrored;
 use bytes::Bytes;
 use std::sync::Arc;
-use supervisor::{Caller, Hosted, Level};
+use supervisor::{Absent, Caller, Hosted, Level};
 use wire::ask;
 use wire::bridge::Delivery;
 use wire::era::Era;
@@ -155,6 +155,9 @@ fn level(message: &Message) -> Result<Option<Level>, CallError> {
 pub(crate) async fn fail(mut reply: Reply, error: &CallError, era: Era, id: Option<&[u8]>) {
     if let Some(value) = error.retry_header(era) {
         reply.header("retry-after", value);
+    }
+    if matches!(error, CallError::Absent(Absent::Moved)) {
+        reply.moved();
     }
     reply.course().outcome(error.outcome());
     reply.finish(error.delivery(era, id)).await;

@@ -3,11 +3,15 @@
 
 use crate::error::GateError;
 use crate::reply::Body;
+use bytes::Bytes;
 use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
 use http::{Request, Response, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -91,8 +95,22 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// One request whose body was read already.
+pub(crate) async fn whole(parts: &Parts, body: Bytes, to: SocketAddr) -> Response<Body> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = parts.headers.clone();
+    pass(request, to).await
+}
+
 /// One request, carried as it is.
-pub(crate) async fn pass(request: Request<Incoming>, to: SocketAddr) -> Response<Body> {
+pub(crate) async fn pass<B>(request: Request<B>, to: SocketAddr) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let over_http1 = request.version() <= Version::HTTP_11;
     let mut response = match carried(request, to).await {
         Ok(response) => response.map(Body::Passed),
@@ -108,10 +126,11 @@ pub(crate) async fn pass(request: Request<Incoming>, to: SocketAddr) -> Response
     response
 }
 
-async fn carried(
-    mut request: Request<Incoming>,
-    to: SocketAddr,
-) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+async fn carried<B>(mut request: Request<B>, to: SocketAddr) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

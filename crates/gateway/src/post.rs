@@ -3,10 +3,10 @@
 use crate::admit::Admitted;
 use crate::error::{GateError, refused};
 use crate::listen::Host;
-use crate::reply::{Accepts, Asker, Body, Reply, empty};
+use crate::reply::{Accepts, Asker, Body, Moved, Reply, empty};
 use crate::timing::Course;
 use crate::tools::Mirrored;
-use crate::{batch, modern, open, session};
+use crate::{batch, modern, open, pass, session};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
@@ -21,7 +21,22 @@ use wire::classify::{Headers, Incoming, SessionHeader, classify};
 pub(crate) async fn post(host: Arc<Host>, admitted: Admitted, parts: &Parts, body: HttpBody) -> Response<Body> {
     match receive(&host, &admitted, parts, body).await {
         Err(error) => error.response(),
-        Ok(received) => dispatch(host, admitted, received).await,
+        Ok(received) => {
+            let body = received.body.clone();
+            // The body may have come after another daemon.
+            if let Some(to) = host.settings.leaving.to().await {
+                return Box::pin(pass::whole(parts, body, to)).await;
+            }
+            let response = dispatch(host.clone(), admitted, received).await;
+            if response.extensions().get::<Moved>().is_none() {
+                return response;
+            }
+            match host.settings.leaving.to().await {
+                Some(to) => Box::pin(pass::whole(parts, body, to)).await,
+                // It did not come after all.
+                None => response,
+            }
+        }
     }
 }
 

@@ -149,7 +149,12 @@ pub(crate) struct Reply {
     course: Course,
     /// The call of a session, once it is sent.
     call: Option<Underway>,
+    moved: bool,
 }
+
+/// Says of a response that another daemon could give a better one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved;
 
 #[derive(Debug)]
 enum Way {
@@ -203,6 +208,7 @@ impl Reply {
             doubt: None,
             course: Course::default(),
             call: None,
+            moved: false,
         }
     }
 
@@ -224,6 +230,11 @@ impl Reply {
     /// Adds a header to the response. Has no effect once the stream is open.
     pub(crate) fn header(&mut self, name: &'static str, value: HeaderValue) {
         self.headers.insert(name, value);
+    }
+
+    /// Another daemon can answer. Whoever has the request can carry it there, if nothing was said yet.
+    pub(crate) fn moved(&mut self) {
+        self.moved = true;
     }
 
     /// Takes a header back, if the stream is not open yet.
@@ -322,6 +333,7 @@ impl Reply {
             doubt: self.doubt,
             course: std::mem::take(&mut self.course),
             call: self.call.take(),
+            moved: self.moved,
         }
     }
 
@@ -336,6 +348,9 @@ impl Reply {
                 let status = StatusCode::from_u16(delivery.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 let mut response = json(status, delivery.body);
                 response.headers_mut().extend(self.headers);
+                if self.moved {
+                    response.extensions_mut().insert(Moved);
+                }
                 // A client that left needs no answer.
                 let _ = sender.send(response);
             }

@@ -31,6 +31,9 @@ const GREETS: Duration = Duration::from_secs(3);
 /// How long it may take from there until it serves.
 const SERVES: Duration = Duration::from_secs(30);
 
+/// How long the new daemon may take to hear the last words of this one.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// A daemon that another one has replaced.
 pub(crate) struct Replaced {
     /// The process that took over.
@@ -95,9 +98,12 @@ fn told_to_stop(child: &Child) {
 impl Replaced {
     /// Finishes what was begun here.
     pub(crate) async fn finish(self, host: Host) {
-        let relay = stdx::task::spawn("relay", self.given.relay(self.stream));
+        let over = CancellationToken::new();
+        let relay = stdx::task::spawn("relay", self.given.relay(self.stream, over.clone()));
         host.finish().await;
-        relay.abort();
+        over.cancel();
+        // A daemon that does not read is not waited for.
+        drop(tokio::time::timeout(LAST_WORDS, relay).await);
     }
 }
 

@@ -19,6 +19,9 @@ pub enum Absent {
     /// It did not become ready while the call waited.
     #[error("the server {server} did not become ready within {} s", waited.as_secs())]
     Slow { server: ServerName, waited: Duration },
+    /// Another daemon has taken over, and only it starts processes.
+    #[error("another process of this host has taken over before the call was sent; send it again")]
+    Moved,
     /// The caller's session was ended while its request waited.
     #[error("the session has ended; open a new one with `initialize`")]
     SessionEnded,
@@ -55,7 +58,7 @@ impl Absent {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Unknown(_) | Self::SessionEnded => Blame::Caller,
-            Self::Stopped(_) | Self::Full { .. } => Blame::Host,
+            Self::Stopped(_) | Self::Full { .. } | Self::Moved => Blame::Host,
             Self::Failing { .. } | Self::Slow { .. } => Blame::Server,
         }
     }
@@ -65,6 +68,7 @@ impl Absent {
         match self {
             Self::Unknown(_) | Self::Stopped(_) | Self::SessionEnded => None,
             Self::Failing { retry_after, .. } => Some(*retry_after),
+            Self::Moved => Some(Duration::from_secs(1)),
             Self::Slow { .. } | Self::Full { .. } => Some(Duration::from_secs(5)),
         }
     }

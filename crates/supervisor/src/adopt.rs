@@ -1,6 +1,7 @@
 //! What an earlier daemon left with the keeper: processes that still are what the store wants are taken over as they are,
 //! with whatever they have in memory; all others are ended.
 
+use crate::guest::{self, Room};
 use crate::handover::Rest;
 use crate::hosted::{Checked, Hosted};
 use crate::keeping::{Keeper, KeeperError, Kept};
@@ -21,48 +22,70 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(crate) struct Inheritance {
     by_server: HashMap<ServerName, Vec<Heir>>,
+    /// What only the calls of a living daemon need.
+    guests: Vec<(ServerName, Heir)>,
     rest: Vec<Child>,
     /// The largest number of an instance.
     pub(crate) last_id: u64,
 }
 
-/// A living process that got through its handshake.
+/// A living process.
 #[derive(Debug)]
 pub(crate) struct Heir {
-    child: Child,
-    pipes: Pipes,
-    story: Story,
-    rest: Option<Rest>,
+    pub(crate) child: Child,
+    pub(crate) pipes: Pipes,
+    /// Where it got through its handshake.
+    pub(crate) story: Option<Story>,
+    /// What a living daemon held of its pipes: it may have calls there.
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Inheritance {
     /// Asks the keeper.
-    pub(crate) async fn find(keeper: &Keeper, identity: &str, rests: HashMap<u64, Rest>) -> Result<Self, KeeperError> {
-        Ok(Self::of(keeper.held().await?, keeper, identity, rests))
+    pub(crate) async fn find(
+        keeper: &Keeper,
+        identity: &str,
+        rests: HashMap<u64, Rest>,
+        guests: &HashSet<u64>,
+    ) -> Result<Self, KeeperError> {
+        Ok(Self::of(keeper.held().await?, keeper, identity, (rests, guests)))
     }
 
     /// What the keeper has listed.
-    pub(crate) fn of(held: Vec<Kept>, keeper: &Keeper, identity: &str, mut rests: HashMap<u64, Rest>) -> Self {
+    pub(crate) fn of(
+        held: Vec<Kept>,
+        keeper: &Keeper,
+        identity: &str,
+        (mut rests, guests): (HashMap<u64, Rest>, &HashSet<u64>),
+    ) -> Self {
         let mut found = Self::default();
         for kept in held {
             found.last_id = found.last_id.max(kept.held.id);
             let rest = rests.remove(&kept.held.id);
-            found.add(kept, rest, identity, keeper);
+            let guest = guests.contains(&kept.held.id);
+            found.add(kept, rest, guest, (identity, keeper));
         }
         found
     }
 
-    fn add(&mut self, kept: Kept, rest: Option<Rest>, identity: &str, keeper: &Keeper) {
+    fn add(&mut self, kept: Kept, rest: Option<Rest>, guest: bool, (identity, keeper): (&str, &Keeper)) {
         let ended = kept.held.exit.is_some();
         // A process without a mark of ours cannot be one of ours; its tree is found by descent and group alone.
         let mark = tree::mark_of(kept.held.pid).filter(|mark| mark.starts_with(identity)).unwrap_or_default();
         let story = kept.held.ends.notebook.try_clone().ok().and_then(|file| Notebook::new(file).read());
         let (mut child, ends) = Child::of(kept, mark, keeper);
-        let server = story.as_ref().and_then(|story| story.server.parse::<ServerName>().ok());
-        match (story, server, Pipes::new(ends)) {
-            (Some(story), Some(server), Ok(pipes)) if !ended => {
+        let guest = guest || (rest.is_some() && story.is_none());
+        let told = story.as_ref().map(|story| story.server.as_str());
+        let marked = guest.then(|| child.mark.split('/').nth(1)).flatten();
+        let server = told.or(marked).and_then(|name| name.parse::<ServerName>().ok());
+        match (server, Pipes::new(ends)) {
+            (Some(server), Ok(pipes)) if !ended => {
                 child.mark = process::mark(identity, &server, child.id);
-                self.by_server.entry(server).or_default().push(Heir { child, pipes, story, rest });
+                let heir = Heir { child, pipes, story, rest };
+                match guest {
+                    true => self.guests.push((server, heir)),
+                    false => self.by_server.entry(server).or_default().push(heir),
+                }
             }
             _ => self.rest.push(child),
         }
@@ -70,12 +93,16 @@ impl Inheritance {
 
     /// What marks the trees of all that may be taken over.
     pub(crate) fn marks(&self) -> HashSet<String> {
-        self.by_server.values().flatten().map(|heir| heir.child.mark.clone()).collect()
+        self.heirs().map(|heir| heir.child.mark.clone()).collect()
     }
 
     /// All that may be taken over.
     pub(crate) fn ids(&self) -> HashSet<u64> {
-        self.by_server.values().flatten().map(|heir| heir.child.id).collect()
+        self.heirs().map(|heir| heir.child.id).collect()
+    }
+
+    fn heirs(&self) -> impl Iterator<Item = &Heir> {
+        self.by_server.values().flatten().chain(self.guests.iter().map(|(_, heir)| heir))
     }
 
     /// The processes of one server.
@@ -83,13 +110,17 @@ impl Inheritance {
         self.by_server.remove(server).unwrap_or_default()
     }
 
-    /// Ends what nobody took: with the same grace that every instance has.
-    pub(crate) fn end_rest(&mut self, grace: Duration, orphans: &Orphans) {
-        let heirs = self.by_server.drain().flat_map(|(_, heirs)| heirs).map(|heir| heir.child);
-        for child in heirs.chain(self.rest.drain(..)).collect::<Vec<_>>() {
+    /// Ends what nobody took: with the same grace that every instance has. What the calls of a living daemon need is
+    /// returned.
+    pub(crate) fn end_rest(&mut self, grace: Duration, orphans: &Orphans) -> Vec<(ServerName, Heir)> {
+        let untaken =
+            self.by_server.drain().flat_map(|(name, heirs)| heirs.into_iter().map(move |h| (name.clone(), h)));
+        let (needed, useless): (Vec<_>, Vec<_>) = untaken.partition(|(_, heir)| heir.rest.is_some());
+        for child in useless.into_iter().map(|(_, heir)| heir.child).chain(self.rest.drain(..)) {
             orphans.instance_is_gone(child.id);
             stdx::task::spawn("end what is left", end(child, grace));
         }
+        needed.into_iter().chain(self.guests.drain(..)).collect()
     }
 }
 
@@ -108,11 +139,18 @@ impl Hosted {
             let id = heir.child.id;
             match self.take_over(heir, sessions) {
                 Ok(()) => drop(taken.insert(id)),
-                Err(child) => {
-                    let grace = self.settings().limits.stop_grace;
-                    self.shared.orphans.instance_is_gone(id);
-                    stdx::task::spawn("end what is left", end(*child, grace));
-                }
+                Err(heir) => match self.predecessor().filter(|_| heir.rest.is_some()) {
+                    Some(predecessor) => {
+                        let (log, counters) = (self.log().clone(), self.counters().clone());
+                        let room = Room { server: self.spec().name.clone(), log, counters };
+                        guest::keep(&self.shared, predecessor, *heir, room);
+                    }
+                    None => {
+                        let grace = self.settings().limits.stop_grace;
+                        self.shared.orphans.instance_is_gone(id);
+                        stdx::task::spawn("end what is left", end(heir.child, grace));
+                    }
+                },
             }
         }
         if !taken.is_empty() {
@@ -121,17 +159,18 @@ impl Hosted {
         taken
     }
 
-    fn take_over(self: &Arc<Self>, heir: Heir, sessions: &[Arc<Session>]) -> Result<(), Box<Child>> {
-        let Heir { child, pipes, story, rest } = heir;
-        let wanted =
-            self.spec().enabled && self.spec().generation == story.generation && self.spec().program().is_some();
-        let Some(known) = story.known().filter(|_| wanted) else { return Err(Box::new(child)) };
+    fn take_over(self: &Arc<Self>, heir: Heir, sessions: &[Arc<Session>]) -> Result<(), Box<Heir>> {
+        let wanted = self.spec().enabled && self.spec().program().is_some();
+        let story = heir.story.as_ref().filter(|story| wanted && self.spec().generation == story.generation);
+        let started_at_ms = story.map_or(0, |story| story.started_at_ms);
+        let Some(known) = story.and_then(Story::known) else { return Err(Box::new(heir)) };
         let mut slots = self.slots();
         if slots.contains_key(&known.key) {
-            return Err(Box::new(child));
+            return Err(Box::new(heir));
         }
+        let Heir { child, pipes, rest, .. } = heir;
         let context = Arc::new(Context::new(self, self.spec().mode == Mode::Shared).of(&known.key));
-        let left = Left { started_at_ms: story.started_at_ms, rest };
+        let left = Left { started_at_ms, rest };
         let running = Running::adopt(child, pipes, &known, left, &context);
         if let Some(predecessor) = self.predecessor() {
             predecessor.knows(&running.instance);

@@ -25,6 +25,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use wire::message::{Message, Shape};
 use wire::scan::{Limits, Place, Side};
 
@@ -40,6 +41,8 @@ const STOPS: Duration = Duration::from_secs(5);
 const LETS_GO: Duration = Duration::from_secs(5);
 /// Lines of calls that wait to be passed on.
 const WAITING: usize = 4096;
+/// Between two looks at which calls have ended.
+const LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at what is not waited for by an event.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -70,7 +73,8 @@ pub(crate) struct Rest {
 #[derive(Clone, Debug)]
 pub(crate) struct Elsewhere {
     pub(crate) instance: u64,
-    pub(crate) lines: mpsc::Sender<(u64, Vec<u8>)>,
+    /// `None`: nothing needs the instance any more.
+    pub(crate) lines: mpsc::Sender<(u64, Option<Vec<u8>>)>,
 }
 
 /// The pipes of a daemon that has stopped to read and write them.
@@ -78,7 +82,8 @@ pub(crate) struct Elsewhere {
 pub struct GivenAway {
     supervisor: Supervisor,
     instances: HashMap<u64, (Arc<Instance>, Option<Rest>)>,
-    lines: mpsc::Receiver<(u64, Vec<u8>)>,
+    lines: mpsc::Receiver<(u64, Option<Vec<u8>>)>,
+    told: Told,
     /// One whose reader or writer did not stop.
     held: Option<ServerName>,
 }
@@ -92,6 +97,8 @@ impl Supervisor {
     /// Stops reading and writing. From here on nothing is started or stopped, and no exit is heard of.
     pub async fn give_away(&self) -> GivenAway {
         self.shared().freeze(true);
+        // Those that are being started in this moment are handed on too.
+        drop(tokio::time::timeout(LETS_GO, self.shared().starting.write()).await);
         self.settled(LATECOMERS).await;
         let (sender, lines) = mpsc::channel(WAITING);
         let (mut instances, mut held) = (HashMap::new(), None);
@@ -113,13 +120,20 @@ impl Supervisor {
             instances.insert(instance.id, (instance.clone(), rest));
         }
         drop(tokio::time::timeout(LETS_GO, self.shared().keeper.detach()).await);
-        GivenAway { supervisor: self.clone(), instances, lines, held }
+        GivenAway { supervisor: self.clone(), instances, lines, told: Told::default(), held }
     }
 
     /// A client's answer or cancellation that belongs to no call of this daemon.
     pub fn tell_predecessor(&self, session: &str, message: &Message) {
         if let Some(predecessor) = &self.shared().predecessor {
             predecessor.send(&Frame::Message { session: session.to_owned(), body: message.bytes().to_vec() });
+        }
+    }
+
+    /// A session was ended here; the old daemon may have calls of it.
+    pub(crate) fn tell_predecessor_of_end(&self, session: &str) {
+        if let Some(predecessor) = &self.shared().predecessor {
+            predecessor.send(&Frame::SessionEnded { session: session.to_owned() });
         }
     }
 
@@ -146,17 +160,33 @@ impl Supervisor {
     }
 }
 
+/// What the new daemon knows.
+#[derive(Debug, Default)]
+struct Told {
+    /// Calls at each process.
+    calls: HashMap<u64, u32>,
+    /// Streams whose last event it has.
+    answers: HashSet<(String, u64)>,
+}
+
+/// Calls of this daemon and those before it.
+fn calls(instance: &Instance) -> u32 {
+    u32::try_from(instance.in_flight()).unwrap_or(u32::MAX).saturating_add(instance.earlier_calls())
+}
+
 impl GivenAway {
     /// Says what was held.
     pub async fn tell(&mut self, stream: &mut UnixStream) -> Result<(), HandoverError> {
         if let Some(server) = self.held.take() {
             return Err(HandoverError::Held(server));
         }
+        let serving = self.supervisor.serving();
         for (id, (instance, rest)) in &self.instances {
             let Some(Rest { unread, unwritten }) = rest else { continue };
-            let earlier = self.supervisor.shared().predecessor.as_ref().map_or(0, |earlier| earlier.calls(instance));
-            let in_flight = u32::try_from(instance.in_flight()).unwrap_or(u32::MAX).saturating_add(earlier);
-            let frame = Frame::Rest { instance: *id, in_flight, unread: unread.clone(), unwritten: unwritten.clone() };
+            let (in_flight, serves) = (calls(instance), serving.contains(id));
+            let (unread, unwritten) = (unread.clone(), unwritten.clone());
+            let frame = Frame::Rest { instance: *id, in_flight, serves, unread, unwritten };
+            self.told.calls.insert(*id, in_flight);
             stream.write_all(&frame.encode()).await?;
         }
         stream.write_all(&Frame::Yielded.encode()).await?;
@@ -169,7 +199,10 @@ impl GivenAway {
             match frame::read_from(stream).await? {
                 Frame::Serving => return Ok(()),
                 // Nothing of this concerns a pipe.
-                early @ (Frame::Gone { .. } | Frame::Unheard { .. } | Frame::Message { .. }) => self.hear(early),
+                early @ (Frame::Gone { .. }
+                | Frame::Unheard { .. }
+                | Frame::Message { .. }
+                | Frame::SessionEnded { .. }) => self.hear(early),
                 other => return Err(HandoverError::Unexpected(format!("{other:?}"))),
             }
         }
@@ -212,22 +245,36 @@ impl GivenAway {
             shared.keeper.settle(*gone, Fate::Over("it ended while another daemon had it".to_owned()));
         }
         let others = shared.keeper.know(others);
-        let mut others = Inheritance::of(others, &shared.keeper, &shared.settings.identity, HashMap::new());
-        others.end_rest(shared.settings.limits.stop_grace, &shared.orphans);
+        let none = (HashMap::new(), &HashSet::new());
+        let mut others = Inheritance::of(others, &shared.keeper, &shared.settings.identity, none);
+        drop(others.end_rest(shared.settings.limits.stop_grace, &shared.orphans));
         Ok(())
     }
 
-    /// Lives on what the new daemon passes on, for as long as that one does.
-    pub async fn relay(mut self, stream: UnixStream) {
+    /// Lives on what the new daemon passes on, for as long as that one does, or until `over`.
+    pub async fn relay(mut self, stream: UnixStream, over: CancellationToken) {
         let (reads, mut writes) = stream.into_split();
         let mut heard = Reader::new(reads);
+        let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 line = self.lines.recv() => {
                     let Some((instance, line)) = line else { return };
-                    if writes.write_all(&Frame::Line { instance, line }.encode()).await.is_err() {
+                    let frame = match line {
+                        Some(line) => Frame::Line { instance, line },
+                        None => Frame::Released { instance },
+                    };
+                    if writes.write_all(&frame.encode()).await.is_err() {
                         break;
                     }
+                }
+                _ = look.tick() => if self.tell_changes(&mut writes).await.is_err() {
+                    break;
+                },
+                () = over.cancelled() => {
+                    // The last calls have ended since the last look.
+                    let _ = self.tell_changes(&mut writes).await;
+                    return;
                 }
                 frame = heard.next() => match frame {
                     Ok(frame) => self.hear(frame),
@@ -240,6 +287,25 @@ impl GivenAway {
         }
     }
 
+    /// Which calls have ended, and what the clients of those will come for that do not read.
+    async fn tell_changes(&mut self, writes: &mut OwnedWriteHalf) -> io::Result<()> {
+        for (id, (instance, _)) in &self.instances {
+            let calls = calls(instance);
+            if self.told.calls.insert(*id, calls) != Some(calls) {
+                writes.write_all(&Frame::Busy { instance: *id, calls }.encode()).await?;
+            }
+        }
+        let answers = self.supervisor.answered();
+        let still: HashSet<_> = answers.iter().map(|(session, stream, _)| (session.clone(), *stream)).collect();
+        self.told.answers.retain(|answer| still.contains(answer));
+        for (session, stream, body) in answers {
+            if self.told.answers.insert((session.clone(), stream)) {
+                writes.write_all(&Frame::Answer { session, stream, body: body.to_vec() }.encode()).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn hear(&self, frame: Frame) {
         match frame {
             Frame::Line { instance, line } => {
@@ -250,7 +316,20 @@ impl GivenAway {
             Frame::Gone { instance, status } => self.supervisor.shared().keeper.settle(instance, Fate::Over(status)),
             Frame::Unheard { instance } => self.supervisor.shared().keeper.settle(instance, Fate::Elsewhere),
             Frame::Message { session, body } => self.client_said(&session, body),
-            Frame::Rest { .. } | Frame::Yielded | Frame::Serving | Frame::Yours => {}
+            Frame::SessionEnded { session } => {
+                if let Some(session) = self.supervisor.session_by_id(&session) {
+                    let (supervisor, server) = (self.supervisor.clone(), session.server().clone());
+                    let end = async move { supervisor.close_session(&session, &server).await };
+                    stdx::task::spawn("end a session", end);
+                }
+            }
+            Frame::Rest { .. }
+            | Frame::Yielded
+            | Frame::Serving
+            | Frame::Yours
+            | Frame::Released { .. }
+            | Frame::Busy { .. }
+            | Frame::Answer { .. } => {}
         }
     }
 
@@ -276,22 +355,27 @@ impl GivenAway {
 #[derive(Debug)]
 pub struct Succession {
     pub(crate) rests: HashMap<u64, Rest>,
+    /// Those among them that serve no calls which are yet to come.
+    pub(crate) guests: HashSet<u64>,
     pub(crate) predecessor: Arc<Predecessor>,
 }
 
 impl Succession {
     /// Hears what the old daemon held. From then on it waits for us.
     pub async fn receive(mut stream: UnixStream) -> Result<Self, HandoverError> {
-        let (mut rests, mut busy) = (HashMap::new(), HashMap::new());
+        let (mut rests, mut busy, mut guests) = (HashMap::new(), HashMap::new(), HashSet::new());
         loop {
             match frame::read_from(&mut stream).await? {
-                Frame::Rest { instance, in_flight, unread, unwritten } => {
+                Frame::Rest { instance, in_flight, serves, unread, unwritten } => {
+                    if !serves {
+                        guests.insert(instance);
+                    }
                     rests.insert(instance, Rest { unread, unwritten });
                     busy.insert(instance, in_flight);
                 }
                 Frame::Yielded => {
                     let (reads, writes): (OwnedReadHalf, OwnedWriteHalf) = stream.into_split();
-                    return Ok(Self { rests, predecessor: Predecessor::new(busy, reads, writes) });
+                    return Ok(Self { rests, guests, predecessor: Predecessor::new(busy, reads, writes) });
                 }
                 other => return Err(HandoverError::Unexpected(format!("{other:?}"))),
             }

@@ -127,7 +127,8 @@ impl Hosted {
         if let Some(known) = self.known() {
             return Ok(known.era_for(client));
         }
-        Ok(spoken(Box::pin(self.verdict()).await?, client))
+        let verdict = Box::pin(self.verdict()).await;
+        Ok(spoken(verdict.map_err(|absent| self.here(absent))?, client))
     }
 
     /// The warm instance for `caller`, a client of `client` era, if nothing has to be waited for: the common case.
@@ -153,6 +154,20 @@ impl Hosted {
         era: Era,
     ) -> Result<Lease, Absent> {
         self.available()?;
+        self.found_lease(caller, session, era).await.map_err(|absent| self.here(absent))
+    }
+
+    /// Whatever this daemon cannot do once another has taken over, that one may.
+    fn here(&self, absent: Absent) -> Absent {
+        if self.is_frozen() { Absent::Moved } else { absent }
+    }
+
+    async fn found_lease(
+        self: &Arc<Self>,
+        caller: &Caller,
+        session: Option<&Arc<Session>>,
+        era: Era,
+    ) -> Result<Lease, Absent> {
         let mut key = Key::of(caller, self.spec.mode, era);
         let mut place = None;
         if self.spec.mode == Mode::Exclusive {
@@ -238,6 +253,9 @@ impl Hosted {
         }
         // Under the lock that `retire` takes after it has said so: it finds this slot, or this sees that it is over.
         self.available()?;
+        if self.is_frozen() {
+            return Err(Absent::Moved);
+        }
         self.room(key, &slots)?;
         self.count_slot();
         let introduction = self.introduction(key, caller, session);

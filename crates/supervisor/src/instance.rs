@@ -363,12 +363,17 @@ impl Instance {
     /// Whether calls or subscriptions need the process.
     pub(crate) fn busy(&self) -> bool {
         let waits = self.calls().waiting.values().any(|waiting| waiting.of_a_client() || waiting.lasts());
-        waits || self.context.orphans.waits_on(self.id)
+        waits || self.earlier_calls() > 0 || self.context.orphans.waits_on(self.id)
     }
 
     /// How many calls of clients wait.
     pub(crate) fn in_flight(&self) -> usize {
         self.calls().waiting.values().filter(|waiting| waiting.of_a_client()).count()
+    }
+
+    /// How many calls of earlier daemons wait.
+    pub(crate) fn earlier_calls(&self) -> u32 {
+        self.context.predecessor.as_ref().map_or(0, |predecessor| predecessor.calls(self))
     }
 
     /// The calls that the server may be at work on.
@@ -417,6 +422,7 @@ impl Instance {
 
     /// Nothing will answer any more: every waiting call, and every later one, is told so.
     pub(crate) fn fail_all(&self, report: &ExitReport) {
+        self.context.living.remove(self.id);
         self.outlet.close();
         self.turns.close();
         self.context.orphans.instance_is_gone(self.id);

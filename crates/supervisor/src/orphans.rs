@@ -30,6 +30,9 @@ pub(crate) fn word(leg: Leg) -> Option<&'static str> {
     LEGS.iter().find(|(known, _)| *known == leg).map(|(_, word)| *word)
 }
 
+/// How long an answer may take from an earlier daemon that has it, milliseconds.
+const PASSED_ON_MS: i64 = 5000;
+
 /// Every orphan of the host.
 #[derive(Debug)]
 pub(crate) struct Orphans {
@@ -59,16 +62,17 @@ impl Orphans {
         calls.sort_by_key(|call| call.deadline_ms != 0);
         for call in calls {
             if let Some(session) = sessions.by_id(&call.session) {
-                self.adopt(&session, call);
+                self.adopt(&session, call, false);
             }
         }
         Ok(())
     }
 
     /// The same for one session: it may be another daemon's that still lives, or was. Whether there was a call.
-    pub(crate) async fn load_of(&self, session: &Arc<Session>) -> bool {
+    /// Where an earlier daemon lives (`follows`), it has the answers that are not here, and is about to pass them on.
+    pub(crate) async fn load_of(&self, session: &Arc<Session>, follows: bool) -> bool {
         match self.store.open_calls_of(session.id()).await {
-            Ok(calls) => calls.into_iter().filter(|call| self.adopt(session, call.clone())).count() > 0,
+            Ok(calls) => calls.into_iter().filter(|call| self.adopt(session, call.clone(), follows)).count() > 0,
             Err(error) => {
                 tracing::warn!(error = %stdx::chain::Chain(&error), "the open calls of a session could not be read");
                 false
@@ -77,7 +81,10 @@ impl Orphans {
     }
 
     /// Whether the stream of the call is new here.
-    fn adopt(&self, session: &Arc<Session>, call: OpenCall) -> bool {
+    fn adopt(&self, session: &Arc<Session>, mut call: OpenCall, follows: bool) -> bool {
+        if follows && call.deadline_ms <= unix_ms() {
+            call.deadline_ms = unix_ms() + PASSED_ON_MS;
+        }
         let answered = call.deadline_ms <= unix_ms();
         if answered && let Some(Orphan { session, call, .. }) = self.calls().remove(&call.upstream) {
             unknown(&session, &call);
@@ -91,6 +98,13 @@ impl Orphans {
             None => unknown(session, &call),
         }
         true
+    }
+
+    /// An earlier daemon heard the end of the call on a stream.
+    pub(crate) fn answered(&self, session: &Arc<Session>, stream: u64, body: Vec<u8>) {
+        self.calls().retain(|_, orphan| !(Arc::ptr_eq(&orphan.session, session) && orphan.call.stream == stream));
+        session.adopt_stream(stream);
+        session.finish_adopted(stream, body);
     }
 
     /// The client of `session` takes a call back: its stream ends, and nobody waits for the answer. The call's id at the

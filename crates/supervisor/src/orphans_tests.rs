@@ -264,8 +264,8 @@ async fn calls_of_a_session_that_was_not_known_are_found_when_its_client_comes()
     let (principal, server) = ("ann".parse().unwrap(), "s".parse().unwrap());
     let found = sessions.find(ann.id(), &principal, "", &server).await.unwrap().unwrap().session;
     assert_eq!(found.resume(waits.as_bytes()).unwrap_err(), NotKept);
-    assert!(orphans.load_of(&found).await);
-    assert!(!orphans.load_of(&found).await, "nothing new");
+    assert!(orphans.load_of(&found, false).await);
+    assert!(!orphans.load_of(&found, false).await, "nothing new");
     let mut reader = found.resume(over.as_bytes()).unwrap();
     assert!(is_unknown(&next(&mut reader).await.unwrap().1), "its answer went to the earlier daemon");
     let mut reader = found.resume(waits.as_bytes()).unwrap();

@@ -265,6 +265,10 @@ impl Writer {
     /// Closes the server's stdin: the first step of every stop.
     pub(crate) fn close(&self) {
         let mut state = self.state();
+        if let Some(elsewhere) = &state.diverted {
+            // Where there is no room for this word, the other daemon learns it from our end.
+            let _ = elsewhere.lines.try_send((elsewhere.instance, None));
+        }
         state.stdin = None;
         state.queue.clear();
         state.queued = 0;
@@ -296,8 +300,8 @@ impl State {
 }
 
 fn divert(elsewhere: &Elsewhere, line: Vec<u8>) -> Result<(), WriteError> {
-    elsewhere.lines.try_send((elsewhere.instance, line)).map_err(|error| match error {
-        TrySendError::Full((_, line)) => WriteError::Stalled { queued: line.len() },
+    elsewhere.lines.try_send((elsewhere.instance, Some(line))).map_err(|error| match error {
+        TrySendError::Full((_, line)) => WriteError::Stalled { queued: line.map_or(0, |line| line.len()) },
         TrySendError::Closed(_) => WriteError::Closed,
     })
 }

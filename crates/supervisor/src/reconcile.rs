@@ -4,6 +4,7 @@
 use crate::absent::Absent;
 use crate::adopt::Inheritance;
 use crate::events::{NotKept, Reader};
+use crate::guest::{self, Room};
 use crate::handover::{Predecessor, Succession};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
@@ -17,6 +18,7 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::slot::{Counters, Slot};
 use crate::tree;
+use bytes::Bytes;
 use model::report::{InstanceReport, ServerReport, SessionReport};
 use model::{Principal, ServerName, ServerSpec};
 use std::collections::{HashMap, HashSet};
@@ -27,6 +29,7 @@ use stdx::meter::{Kind, Page};
 use store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often sessions and instances are looked over for idleness.
 const LOOK: Duration = Duration::from_secs(5);
@@ -95,8 +98,9 @@ impl Supervisor {
         keeper: Keeper,
         succession: Option<Succession>,
     ) -> Result<Self, StartError> {
-        let (rests, predecessor) = succession.map(|s| (s.rests, s.predecessor)).unzip();
-        let inheritance = Inheritance::find(&keeper, &settings.identity, rests.unwrap_or_default()).await?;
+        let (held, predecessor) = succession.map(|s| ((s.rests, s.guests), s.predecessor)).unzip();
+        let (rests, guests) = held.unwrap_or_default();
+        let inheritance = Inheritance::find(&keeper, &settings.identity, rests, &guests).await?;
         let left = tree::end_leftovers(&settings.identity, &inheritance.marks()).await;
         if left > 0 {
             tracing::warn!(processes = left, "ended processes that an earlier daemon had left");
@@ -121,6 +125,9 @@ impl Supervisor {
             request_ids,
             orphans: Arc::new(orphans),
             predecessor,
+            living: Arc::default(),
+            starting: tokio::sync::RwLock::default(),
+            guests: TaskTracker::new(),
             stopping: stopping.clone(),
             connections: crate::remote::Pool::default(),
             instance_ids: AtomicU64::new(inheritance.last_id),
@@ -139,14 +146,35 @@ impl Supervisor {
             }),
         };
         supervisor.reconcile().await?;
-        let shared = supervisor.shared();
-        supervisor.inheritance().end_rest(shared.settings.limits.stop_grace, &shared.orphans);
+        supervisor.sort_out()?;
         supervisor.rejoin();
         if let Some(predecessor) = supervisor.inner.shared.predecessor.clone() {
             stdx::task::spawn("inherit calls", inherit_calls(supervisor.clone(), predecessor));
         }
         stdx::task::spawn("look after instances", look_after(supervisor.clone()));
         Ok(supervisor)
+    }
+
+    /// Processes that no server took over: those that the old daemon's calls need stay as long, all others end.
+    fn sort_out(&self) -> Result<(), ReconcileError> {
+        let shared = &self.inner.shared;
+        let needed = self.inheritance().end_rest(shared.settings.limits.stop_grace, &shared.orphans);
+        let Some(predecessor) = &shared.predecessor else { return Ok(()) };
+        for (server, heir) in needed {
+            let (log, counters) = match self.entry(&server) {
+                Some(entry) => (entry.log, entry.counters),
+                None => (self.open_log(&server)?, Arc::default()),
+            };
+            guest::keep(shared, predecessor, heir, Room { server, log, counters });
+        }
+        Ok(())
+    }
+
+    fn open_log(&self, server: &ServerName) -> Result<Arc<ServerLog>, ReconcileError> {
+        let settings = &self.inner.shared.settings;
+        let logs = settings.servers_dir.join(server.as_str()).join("logs");
+        stdx::durable::make_dir(&logs, 0o700)?;
+        Ok(Arc::new(ServerLog::new(&logs, settings.limits.log_bytes)))
     }
 
     /// What restored sessions subscribed to is subscribed to again.
@@ -183,12 +211,7 @@ impl Supervisor {
         let name = spec.name.clone();
         let (log, counters) = match &current {
             Some(entry) => (entry.log.clone(), entry.counters.clone()),
-            None => {
-                let logs = self.inner.shared.settings.servers_dir.join(name.as_str()).join("logs");
-                stdx::durable::make_dir(&logs, 0o700)?;
-                let log = ServerLog::new(&logs, self.inner.shared.settings.limits.log_bytes);
-                (Arc::new(log), Arc::new(Counters::default()))
-            }
+            None => (self.open_log(&name)?, Arc::default()),
         };
         let enabled = spec.enabled;
         let hosted = Arc::new(Hosted::new(spec, self.inner.shared.clone(), log.clone(), counters.clone()));
@@ -253,7 +276,7 @@ impl Supervisor {
     /// another daemon sent.
     pub async fn resume(&self, session: &Arc<Session>, last: &[u8]) -> Result<Reader, NotKept> {
         match session.resume(last) {
-            Err(NotKept) if self.inner.shared.orphans.load_of(session).await => session.resume(last),
+            Err(NotKept) if self.inner.shared.orphans.load_of(session, self.follows()).await => session.resume(last),
             outcome => outcome,
         }
     }
@@ -269,6 +292,7 @@ impl Supervisor {
         if let Some(entry) = self.entry(server) {
             entry.hosted.session_closed(session.id());
         }
+        self.tell_predecessor_of_end(session.id());
         self.inner.sessions.forget(session).await;
     }
 
@@ -323,6 +347,8 @@ impl Supervisor {
         for one in all {
             let _ = one.await;
         }
+        self.inner.shared.guests.close();
+        self.inner.shared.guests.wait().await;
         self.inner.sessions.note(true).await;
         tree::end_leftovers(&self.inner.shared.settings.identity, &HashSet::new()).await;
     }
@@ -336,11 +362,30 @@ impl Supervisor {
         self.entries().iter().flat_map(|entry| entry.hosted.all_slots()).collect()
     }
 
-    /// Every process that serves calls, or waits as a spare.
+    /// Every process that may have something to finish. Spares have nothing.
     pub(crate) fn processes(&self) -> Vec<Arc<Instance>> {
-        let serving = self.slots().into_iter().filter_map(|slot| slot.serving());
         let spares = self.entries().into_iter().flat_map(|entry| entry.hosted.spares.instances());
-        serving.chain(spares).filter(|instance| instance.pid.is_some()).collect()
+        let spares: HashSet<u64> = spares.map(|instance| instance.id).collect();
+        self.inner.shared.living.all().into_iter().filter(|instance| !spares.contains(&instance.id)).collect()
+    }
+
+    /// Those that serve calls which are yet to come.
+    pub(crate) fn serving(&self) -> HashSet<u64> {
+        self.slots().iter().filter_map(|slot| slot.ready_id()).collect()
+    }
+
+    /// Whether the daemon before this one still lives.
+    fn follows(&self) -> bool {
+        self.inner.shared.predecessor.as_ref().is_some_and(|predecessor| predecessor.lives())
+    }
+
+    /// Calls that have ended on streams whose clients may come back: the session, the stream, the last event.
+    pub(crate) fn answered(&self) -> Vec<(String, u64, Bytes)> {
+        let of = |session: Arc<Session>| {
+            let answers = session.answered();
+            answers.into_iter().map(move |(stream, body)| (session.id().to_owned(), stream, body))
+        };
+        self.inner.sessions.all().into_iter().flat_map(of).collect()
     }
 
     pub(crate) fn session_by_id(&self, id: &str) -> Option<Arc<Session>> {
@@ -374,7 +419,12 @@ fn retire(hosted: Arc<Hosted>) -> tokio::task::JoinHandle<Option<()>> {
 
 /// What the old daemon did not finish is this one's.
 async fn inherit_calls(supervisor: Supervisor, predecessor: Arc<Predecessor>) {
-    predecessor.ended().await;
+    while let Some(answer) = predecessor.answered().await {
+        match supervisor.session_by_id(&answer.session) {
+            Some(session) => supervisor.inner.shared.orphans.answered(&session, answer.stream, answer.body),
+            None => tracing::debug!("the old daemon answered a call of a session that is not known"),
+        }
+    }
     if let Err(error) = supervisor.inner.shared.orphans.load(&supervisor.inner.sessions).await {
         tracing::warn!(%error, "the open calls of the old daemon could not be read");
     }

@@ -1,6 +1,7 @@
 //! One life of an instance: a program with the tasks at its pipes, or the HTTP side of a remote server. Whoever holds
 //! one asks only how it ends, and ends it.
 
+use crate::adopt::Heir;
 use crate::handover::{Predecessor, Rest};
 use crate::handshake::{HandshakeError, Introduction};
 use crate::hosted::Hosted;
@@ -97,6 +98,11 @@ impl Running {
         era: Era,
         context: &Arc<Context>,
     ) -> Result<Self, NotStarted> {
+        // Whoever gives the processes away waits for this one, or it is not started.
+        let _starting = hosted.shared.starting.read().await;
+        if hosted.is_frozen() {
+            return Err(NotStarted::own("another daemon has taken over"));
+        }
         let id = hosted.next_instance_id();
         let (child, pipes) =
             process::spawn(&hosted.spec().name, program, id, hosted.settings(), &context.bounds, hosted.keeper())
@@ -117,6 +123,13 @@ impl Running {
         running
     }
 
+    /// Takes over a process that only the old daemon needs.
+    pub(crate) fn guest(heir: Heir, context: &Arc<Context>) -> Self {
+        let Heir { child, pipes, story, rest } = heir;
+        let started_at_ms = story.map_or_else(stdx::clock::unix_ms, |story| story.started_at_ms);
+        Self::around(child, pipes, Era::Legacy, context, Some(Left { started_at_ms, rest }))
+    }
+
     fn around(child: Child, pipes: Pipes, era: Era, context: &Arc<Context>, left: Option<Left>) -> Self {
         let since = left.as_ref().map(|left| left.started_at_ms);
         // Until a living daemon has let go for good, what is in the pipes is its own: it may yet take them back.
@@ -129,6 +142,7 @@ impl Running {
             instance.taken_over(since);
         }
         let instance = Arc::new(instance);
+        context.living.add(&instance);
         let (reads, drains, errs) = (instance.clone(), instance.clone(), instance.clone());
         let waits_too = waits.clone();
         let reader = async move {
@@ -237,7 +251,8 @@ impl Running {
     pub(crate) async fn drain(&self, grace: Duration) {
         let step = Duration::from_millis(10);
         let mut waited = Duration::ZERO;
-        while self.instance.in_flight() > 0 && waited < grace {
+        let busy = || self.instance.in_flight() > 0 || self.instance.earlier_calls() > 0;
+        while busy() && waited < grace {
             tokio::time::sleep(step).await;
             waited += step;
         }

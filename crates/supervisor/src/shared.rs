@@ -2,6 +2,7 @@
 
 use crate::handover::Predecessor;
 use crate::keeping::Keeper;
+use crate::living::Living;
 use crate::orphans::Orphans;
 use crate::remote::Pool as Connections;
 use crate::settings::Settings;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// What all servers of a host share.
 #[derive(Debug)]
@@ -21,6 +23,11 @@ pub(crate) struct Shared {
     /// Calls of an earlier daemon.
     pub(crate) orphans: Arc<Orphans>,
     pub(crate) predecessor: Option<Arc<Predecessor>>,
+    pub(crate) living: Arc<Living>,
+    /// Held to read while a process is started.
+    pub(crate) starting: tokio::sync::RwLock<()>,
+    /// What looks after processes that only the old daemon needs.
+    pub(crate) guests: TaskTracker,
     /// The host stops.
     pub(crate) stopping: CancellationToken,
     /// Connections to remote servers.

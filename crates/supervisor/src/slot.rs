@@ -2,11 +2,13 @@
 
 use crate::absent::Absent;
 use crate::attribution::Learned;
+use crate::guest::Room;
 use crate::handover::Predecessor;
 use crate::handshake::{self, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
 use crate::key::{Holder, Key};
+use crate::living::Living;
 use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
 use crate::meter::{Cause, ServerMeter};
@@ -15,12 +17,13 @@ use crate::restart::{HEALTHY, History, Next, Standing};
 use crate::running::{NotStarted, Running};
 use crate::session::Session;
 use crate::settings::Limits;
+use crate::shared::Shared;
 use crate::subscriptions::Subscriptions;
 use crate::verdict::Tally;
 use crate::watchdog::{self, Wedged};
 use bytes::Bytes;
 use model::report::LogSource;
-use model::{Effective, ServerName};
+use model::{Bounds, Effective, ServerName};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -53,6 +56,9 @@ pub(crate) struct Context {
     pub(crate) subscriptions: Subscriptions,
     /// The daemon before this one, while it finishes its calls.
     pub(crate) predecessor: Option<Arc<Predecessor>>,
+    /// Only that one has calls at its process.
+    pub(crate) guest: bool,
+    pub(crate) living: Arc<Living>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -82,6 +88,30 @@ impl Context {
             learned: hosted.learned().clone(),
             subscriptions: Subscriptions::default(),
             predecessor: hosted.predecessor().cloned(),
+            guest: false,
+            living: hosted.shared.living.clone(),
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Of a process that only the old daemon needs.
+    pub(crate) fn of_guest(shared: &Shared, room: Room) -> Self {
+        Self {
+            server: room.server,
+            request_ids: shared.request_ids.clone(),
+            orphans: shared.orphans.clone(),
+            limits: shared.settings.limits.clone(),
+            bounds: Bounds::default().effective(&shared.settings.limits.instance),
+            log: room.log,
+            counters: room.counters,
+            shared: false,
+            profile: Bytes::from_static(b"{}"),
+            one_addressee: true,
+            learned: Arc::default(),
+            subscriptions: Subscriptions::default(),
+            predecessor: shared.predecessor.clone(),
+            guest: true,
+            living: shared.living.clone(),
             sessions: Mutex::default(),
         }
     }
@@ -265,6 +295,14 @@ impl Slot {
                 }
                 State::Starting | State::Waiting { .. } | State::Stopped => Err(Absent::Stopped(server)),
             },
+        }
+    }
+
+    /// The number of the process that takes calls.
+    pub(crate) fn ready_id(&self) -> Option<u64> {
+        match &*self.state.borrow() {
+            State::Ready(instance) => Some(instance.id),
+            State::Starting | State::Waiting { .. } | State::Failing { .. } | State::Stopped => None,
         }
     }
 
@@ -494,6 +532,10 @@ async fn taken(slot: &Slot, hosted: &Hosted, coming: oneshot::Receiver<Running>)
 
 /// A process that got through its handshake.
 async fn begin(slot: &Arc<Slot>, hosted: &Arc<Hosted>) -> Result<Running, End> {
+    // The daemon that took over starts another where one is needed.
+    if hosted.is_frozen() {
+        return Err(End::Ordered(Order::Stop));
+    }
     slot.set(State::Starting);
     let started = Running::start(hosted, slot.key.era, &slot.context).await;
     let mut running = started.map_err(|NotStarted { reason, cause }| End::Died { since: None, reason, cause })?;

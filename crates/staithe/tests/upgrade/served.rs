@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stdx::clock::monotonic;
-use testkit::Client;
+use testkit::{Client, Session};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough for anything here on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,5 +110,185 @@ async fn a_loud_call_costs_no_other_its_answer() {
     };
     tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("no answer\n{}", daemon.log()));
     assert!(daemon.log().matches("does not keep up").count() <= 1, "{}", daemon.log());
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+/// A call of a session that is in the middle of its work: its stream was opened, and nobody reads it any more.
+async fn left_alone(session: &Session<'_>, id: &str, ms: u64, steps: u64) -> Vec<(String, String)> {
+    let arguments = json!({"nonce": id, "ms": ms, "steps": steps});
+    let params = json!({"name": "note", "arguments": arguments, "_meta": {"progressToken": id}});
+    let mut stream = session.stream(&json!(id), "tools/call", params).await.unwrap();
+    let last = loop {
+        let event = stream.next().await.unwrap().unwrap();
+        if event.data.contains("notifications/progress") {
+            break event.id.unwrap();
+        }
+    };
+    let mut headers = session.headers();
+    headers.push(("last-event-id".to_owned(), last));
+    headers
+}
+
+/// What such a call ended with.
+async fn come_back(session: &Session<'_>, headers: &[(String, String)], daemon: &Daemon) -> Value {
+    let mut stream = session.resume(headers).await.unwrap();
+    assert_eq!(stream.status, 200, "{}", daemon.log());
+    let answer = async {
+        loop {
+            let message = stream.next_message().await.unwrap().unwrap();
+            if message["id"].is_string() {
+                return message;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answer).await.unwrap()
+}
+
+async fn note(session: &Session<'_>, nonce: &str, ms: u64) -> Value {
+    let params = json!({"name": "note", "arguments": {"nonce": nonce, "ms": ms}});
+    session.call("tools/call", params).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn clients_find_the_streams_of_their_calls_after_an_upgrade() {
+    let daemon = Daemon::with(&json!({"notes": {"command": testkit::bin("chaos"), "args": []}}));
+    let client = daemon.client("ann");
+    let session = client.legacy_session("notes").await.unwrap();
+    let over = left_alone(&session, "over", 200, 1).await;
+    note(&session, "later", 400).await;
+    let soon = left_alone(&session, "soon", 1500, 15).await;
+    let late = left_alone(&session, "late", 6000, 60).await;
+    // Keeps the old daemon.
+    let other = stdx::task::spawn("sleep", sleep(daemon.client("bob"), "keeps", 12_000));
+    until("the other call is sent", &daemon, async || processes(&daemon, "keeps") == 1).await;
+    command(&daemon, &["upgrade"]).await;
+    note(&session, "after soon", 2000).await;
+    for (nonce, headers) in [("over", over), ("soon", soon), ("late", late)] {
+        let answer = come_back(&session, &headers, &daemon).await;
+        assert!(text(&answer).contains(nonce), "{nonce}: {answer}");
+        // It can be had again.
+        assert_eq!(come_back(&session, &headers, &daemon).await, answer);
+    }
+    assert!(!other.is_finished(), "the old daemon ended too soon for this test");
+    assert_eq!(text(&other.await.unwrap().unwrap()), "slept");
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_session_that_ends_takes_its_calls_at_the_old_daemon_along() {
+    let daemon = Daemon::with(&json!({"notes": {"command": testkit::bin("chaos"), "args": []}}));
+    let client = daemon.client("ann");
+    let session = client.legacy_session("notes").await.unwrap();
+    let params =
+        json!({"name": "note", "arguments": {"nonce": "n", "ms": 40_000, "steps": 400}, "_meta": {"progressToken": 1}});
+    let mut stream = session.stream(&json!("long"), "tools/call", params).await.unwrap();
+    assert!(stream.next_message().await.unwrap().is_some());
+    command(&daemon, &["upgrade"]).await;
+    let ended = monotonic();
+    assert_eq!(session.close().await.unwrap().status, 200);
+    let rest = async {
+        while let Ok(Some(message)) = stream.next_message().await {
+            assert!(message["method"].is_string(), "{message}");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), rest).await.unwrap_or_else(|_| panic!("{}", daemon.log()));
+    assert!(ended.elapsed() < Duration::from_secs(15));
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn log_messages_are_the_new_daemon_s_as_soon_as_no_old_call_is_left_there() {
+    let daemon = Daemon::with(&json!({"notes": {"command": testkit::bin("chaos"), "args": []}}));
+    let client = daemon.client("ann");
+    let session = client.legacy_session("notes").await.unwrap();
+    let other = stdx::task::spawn("sleep", sleep(daemon.client("bob"), "keeps", 10_000));
+    until("the other call is sent", &daemon, async || processes(&daemon, "keeps") == 1).await;
+    let (_, ()) = tokio::join!(note(&session, "old", 1500), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        command(&daemon, &["upgrade"]).await;
+    });
+    let mut listen = session.listen().await.unwrap();
+    let params = json!({"name": "flood", "arguments": {"ms": 3000}});
+    session.call("tools/call", params).await.unwrap();
+    let answered = monotonic();
+    // What comes now belongs to no call.
+    let heard = async {
+        while let Ok(Some(message)) = listen.next_message().await {
+            if answered.elapsed() > Duration::from_millis(700) && message["method"] == "notifications/message" {
+                return;
+            }
+        }
+        panic!("the stream ended");
+    };
+    tokio::time::timeout(Duration::from_secs(8), heard).await.unwrap_or_else(|_| panic!("{}", daemon.log()));
+    assert!(!other.is_finished(), "the old daemon ended too soon for this test");
+    assert_eq!(text(&other.await.unwrap().unwrap()), "slept");
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn calls_of_processes_that_are_to_go_are_finished() {
+    let daemon = Daemon::start();
+    let again = json!({"mcpServers": {"keeps": {"command": testkit::bin("odd"), "args": [], "env": {"OTHER": "1"}}}});
+    let file = daemon.dir.path().join("again.json");
+    std::fs::write(&file, again.to_string()).unwrap();
+    let (client, path) = (daemon.client("ann"), file.to_str().unwrap().to_owned());
+    for words in [vec!["restart", "keeps"], vec!["import", "--replace", &path], vec!["stop", "keeps"]] {
+        let session = client.legacy_session("keeps").await.unwrap();
+        let pid =
+            || async { text(&session.call("tools/call", json!({"name": "pid", "arguments": {}})).await.unwrap()) };
+        let before = pid().await;
+        let long = stdx::task::spawn("long", sleep(daemon.client("ann"), "keeps", 5000));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        command(&daemon, &words).await;
+        let asked = monotonic();
+        command(&daemon, &["upgrade"]).await;
+        assert!(asked.elapsed() < Duration::from_secs(4), "{words:?}: the upgrade took {:?}", asked.elapsed());
+        if words[0] != "stop" {
+            assert_ne!(pid().await, before, "{words:?}: the process is to be another one");
+        }
+        assert!(!long.is_finished(), "{words:?}: this test is too slow");
+        assert_eq!(text(&long.await.unwrap().unwrap()), "slept", "{words:?}\n{}", daemon.log());
+        let left = usize::from(words[0] != "stop");
+        until("the old process goes", &daemon, async || processes(&daemon, "keeps") == left).await;
+    }
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_server_that_is_not_ready_for_long_is_started_nevertheless() {
+    let slow =
+        json!({"slow": {"command": testkit::bin("odd"), "args": ["--silent-start-ms", "14000"], "era": "legacy"}});
+    let daemon = Daemon::with(&slow);
+    let slow = stdx::task::spawn("slow", sleep(daemon.client("bob"), "slow", 10));
+    until("the slow server starts", &daemon, async || processes(&daemon, "slow") >= 1).await;
+    command(&daemon, &["upgrade"]).await;
+    assert!(!slow.is_finished(), "this test is too slow");
+    assert_eq!(text(&slow.await.unwrap().unwrap()), "slept");
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_request_whose_body_comes_after_the_upgrade_is_answered() {
+    let daemon = Daemon::start();
+    let token = daemon.token("ann");
+    let params = json!({"protocolVersion": "2025-06-18", "capabilities": {"roots": {}}, "clientInfo": {"name": "t", "version": "1"}});
+    let body = json!({"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": params}).to_string();
+    let address = daemon.url.strip_prefix("http://").unwrap().to_owned();
+    let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /mcp/keeps HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body.as_bytes()[..10]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    command(&daemon, &["upgrade"]).await;
+    stream.write_all(&body.as_bytes()[10..]).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("serverInfo"), "{answer}");
     tokio::task::block_in_place(|| daemon.stop());
 }

@@ -45,6 +45,13 @@ impl Streams {
         numbers.filter(|number| table.track(*number).is_none()).collect()
     }
 
+    /// The last event of a stream that is complete.
+    pub(crate) fn last(&self, number: u64) -> Option<Bytes> {
+        let mut table = self.table();
+        let track = table.track(number).filter(|track| track.done)?;
+        track.kept.back().map(|event| event.message.clone())
+    }
+
     /// Nothing follows on such a stream.
     pub(crate) fn close_adopted(&self, number: u64) {
         self.finished(&mut self.table(), number);
@@ -52,8 +59,11 @@ impl Streams {
 
     /// The last event of such a stream. Its time to be asked for begins now.
     pub(crate) fn finish_adopted(&self, number: u64, message: Bytes) -> Result<(), StreamGone> {
-        if let Some(track) = self.table().track(number) {
-            track.parked = monotonic();
+        match self.table().track(number) {
+            // It was heard of in two ways.
+            Some(track) if track.done => return Ok(()),
+            Some(track) => track.parked = monotonic(),
+            None => {}
         }
         self.append(number, message, true)
     }

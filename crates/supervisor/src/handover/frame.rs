@@ -9,7 +9,8 @@ const MOST: usize = 1 << 30;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     /// Old to new: what was held of an instance's pipes, and how many calls of the old daemon it has.
-    Rest { instance: u64, in_flight: u32, unread: Vec<u8>, unwritten: Vec<u8> },
+    /// `serves`: calls that are yet to come may go there.
+    Rest { instance: u64, in_flight: u32, serves: bool, unread: Vec<u8>, unwritten: Vec<u8> },
     /// Old to new: that was all.
     Yielded,
     /// New to old: calls are taken.
@@ -24,16 +25,25 @@ pub(super) enum Frame {
     Unheard { instance: u64 },
     /// New to old: what a session's client said about something that the new daemon does not know.
     Message { session: String, body: Vec<u8> },
+    /// New to old: a session is over, and its calls with it.
+    SessionEnded { session: String },
+    /// Old to new: nothing of the old daemon needs the instance any more.
+    Released { instance: u64 },
+    /// Old to new: how many calls it has at an instance now.
+    Busy { instance: u64, calls: u32 },
+    /// Old to new: the last event of a session's stream. Its client may come for it to either daemon.
+    Answer { session: String, stream: u64, body: Vec<u8> },
 }
 
 impl Frame {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; 4];
         match self {
-            Self::Rest { instance, in_flight, unread, unwritten } => {
+            Self::Rest { instance, in_flight, serves, unread, unwritten } => {
                 out.push(1);
                 out.extend_from_slice(&instance.to_le_bytes());
                 out.extend_from_slice(&in_flight.to_le_bytes());
+                out.extend_from_slice(&u32::from(*serves).to_le_bytes());
                 put(&mut out, unread);
                 put(&mut out, unwritten);
             }
@@ -59,6 +69,25 @@ impl Frame {
                 out.push(11);
                 out.extend_from_slice(&instance.to_le_bytes());
             }
+            Self::SessionEnded { session } => {
+                out.push(7);
+                put(&mut out, session.as_bytes());
+            }
+            Self::Released { instance } => {
+                out.push(8);
+                out.extend_from_slice(&instance.to_le_bytes());
+            }
+            Self::Busy { instance, calls } => {
+                out.push(9);
+                out.extend_from_slice(&instance.to_le_bytes());
+                out.extend_from_slice(&calls.to_le_bytes());
+            }
+            Self::Answer { session, stream, body } => {
+                out.push(12);
+                put(&mut out, session.as_bytes());
+                out.extend_from_slice(&stream.to_le_bytes());
+                put(&mut out, body);
+            }
         }
         let length = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
         out[..4].copy_from_slice(&length.to_le_bytes());
@@ -71,6 +100,7 @@ impl Frame {
             1 => Self::Rest {
                 instance: rest.u64()?,
                 in_flight: rest.u32()?,
+                serves: rest.u32()? != 0,
                 unread: rest.bytes()?,
                 unwritten: rest.bytes()?,
             },
@@ -81,6 +111,10 @@ impl Frame {
             6 => Self::Message { session: rest.text()?, body: rest.bytes()? },
             10 => Self::Yours,
             11 => Self::Unheard { instance: rest.u64()? },
+            7 => Self::SessionEnded { session: rest.text()? },
+            8 => Self::Released { instance: rest.u64()? },
+            9 => Self::Busy { instance: rest.u64()?, calls: rest.u32()? },
+            12 => Self::Answer { session: rest.text()?, stream: rest.u64()?, body: rest.bytes()? },
             _ => return None,
         };
         rest.0.is_empty().then_some(frame)
@@ -173,9 +207,15 @@ mod tests {
     fn frames() -> impl Strategy<Value = Frame> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..300);
         prop_oneof![
-            (any::<u64>(), any::<u32>(), bytes(), bytes()).prop_map(|(instance, in_flight, unread, unwritten)| {
-                Frame::Rest { instance, in_flight, unread, unwritten }
-            }),
+            (any::<u64>(), any::<u32>(), any::<bool>(), bytes(), bytes()).prop_map(
+                |(instance, in_flight, serves, unread, unwritten)| Frame::Rest {
+                    instance,
+                    in_flight,
+                    serves,
+                    unread,
+                    unwritten
+                }
+            ),
             Just(Frame::Yielded),
             Just(Frame::Serving),
             Just(Frame::Yours),
@@ -183,6 +223,10 @@ mod tests {
             (any::<u64>(), bytes()).prop_map(|(instance, line)| Frame::Line { instance, line }),
             (any::<u64>(), ".*").prop_map(|(instance, status)| Frame::Gone { instance, status }),
             (".*", bytes()).prop_map(|(session, body)| Frame::Message { session, body }),
+            ".*".prop_map(|session| Frame::SessionEnded { session }),
+            any::<u64>().prop_map(|instance| Frame::Released { instance }),
+            (any::<u64>(), any::<u32>()).prop_map(|(instance, calls)| Frame::Busy { instance, calls }),
+            (".*", any::<u64>(), bytes()).prop_map(|(session, stream, body)| Frame::Answer { session, stream, body }),
         ]
     }
 

@@ -3,14 +3,26 @@
 use super::frame::{Frame, Reader};
 use super::queue::{Put, Queue};
 use crate::instance::Instance;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wire::message::{Message, Shape};
 use wire::scan::Place;
+
+/// Answers that wait to be put into their streams.
+const ANSWERS: usize = 64;
+
+/// What a call of a session ended with.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) session: String,
+    pub(crate) stream: u64,
+    pub(crate) body: Vec<u8>,
+}
 
 /// The daemon whose processes were taken over, for as long as it finishes its calls.
 #[derive(Debug)]
@@ -20,8 +32,13 @@ pub(crate) struct Predecessor {
     frames: Queue,
     /// It was told that something was dropped.
     loud: AtomicBool,
-    /// Calls that it had at each process when it let go.
-    busy: HashMap<u64, u32>,
+    /// Calls that it has at each process.
+    busy: Mutex<HashMap<u64, u32>>,
+    /// Processes that it does not need any more.
+    released: watch::Sender<HashSet<u64>>,
+    /// What its calls ended with: the session, the stream, the last event.
+    answers: mpsc::Sender<Answer>,
+    given: tokio::sync::Mutex<mpsc::Receiver<Answer>>,
     gone: CancellationToken,
     /// It takes nothing back any more.
     let_go: CancellationToken,
@@ -30,11 +47,15 @@ pub(crate) struct Predecessor {
 
 impl Predecessor {
     pub(super) fn new(busy: HashMap<u64, u32>, reads: OwnedReadHalf, writes: OwnedWriteHalf) -> Arc<Self> {
+        let (answers, given) = mpsc::channel(ANSWERS);
         let predecessor = Arc::new(Self {
             successor: OnceLock::new(),
             frames: Queue::default(),
             loud: AtomicBool::new(false),
-            busy,
+            busy: Mutex::new(busy),
+            released: watch::Sender::default(),
+            answers,
+            given: tokio::sync::Mutex::new(given),
             gone: CancellationToken::new(),
             let_go: CancellationToken::new(),
             instances: Mutex::default(),
@@ -60,6 +81,11 @@ impl Predecessor {
         if self.gone.is_cancelled() {
             return false;
         }
+        let missable = matches!(message.method(), "notifications/progress" | "notifications/message");
+        if instance.context.guest {
+            self.pass(instance, message, missable);
+            return true;
+        }
         let number = |place, name| message.member(place, name).and_then(|m| crate::route::number(message.raw(m.value)));
         let (takes, alone) = match message.shape() {
             Shape::Success | Shape::Failure => {
@@ -84,12 +110,39 @@ impl Predecessor {
             }
         };
         if takes {
-            let mut line = message.bytes().to_vec();
-            line.push(b'\n');
-            let missable = matches!(message.method(), "notifications/progress" | "notifications/message");
-            self.put(&Frame::Line { instance: instance.id, line }, missable);
+            self.pass(instance, message, missable);
         }
         takes && alone
+    }
+
+    fn pass(&self, instance: &Instance, message: &Message, missable: bool) {
+        let mut line = message.bytes().to_vec();
+        line.push(b'\n');
+        self.put(&Frame::Line { instance: instance.id, line }, missable);
+    }
+
+    /// Done when it does not need a process any more.
+    pub(crate) async fn done_with(&self, id: u64) {
+        let mut released = self.released.subscribe();
+        tokio::select! {
+            _ = released.wait_for(|released| released.contains(&id)) => {}
+            () = self.gone.cancelled() => {}
+        }
+    }
+
+    /// What one of its calls ended with; `None` once it is gone. Cancel-safe.
+    pub(crate) async fn answered(&self) -> Option<Answer> {
+        let mut given = self.given.lock().await;
+        tokio::select! {
+            biased;
+            answer = given.recv() => answer,
+            () = self.gone.cancelled() => None,
+        }
+    }
+
+    /// Whether it may still end calls.
+    pub(crate) fn lives(&self) -> bool {
+        !self.gone.is_cancelled()
     }
 
     /// Done when it has finished its calls, or is gone.
@@ -107,7 +160,7 @@ impl Predecessor {
 
     /// A process ended with `status`, or nothing is heard of it any more.
     pub(crate) fn lost(&self, instance: u64, status: Option<&str>) {
-        if self.busy.contains_key(&instance) {
+        if self.busy_table().contains_key(&instance) {
             self.send(&match status {
                 Some(status) => Frame::Gone { instance, status: status.to_owned() },
                 None => Frame::Unheard { instance },
@@ -143,9 +196,13 @@ impl Predecessor {
         self.calls(instance) > 0
     }
 
-    /// Calls that it had at a process when it let go; none once it is gone.
+    /// Calls that it has at a process; none once it is gone.
     pub(crate) fn calls(&self, instance: &Instance) -> u32 {
-        if self.gone.is_cancelled() { 0 } else { self.busy.get(&instance.id).copied().unwrap_or_default() }
+        if self.gone.is_cancelled() { 0 } else { self.busy_table().get(&instance.id).copied().unwrap_or_default() }
+    }
+
+    fn busy_table(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lines for servers, until the old daemon ends.
@@ -161,6 +218,15 @@ impl Predecessor {
                     }
                 }
                 Frame::Yours => self.let_go.cancel(),
+                Frame::Released { instance } => {
+                    self.released.send_modify(|released| {
+                        released.insert(instance);
+                    });
+                }
+                Frame::Busy { instance, calls } => drop(self.busy_table().insert(instance, calls)),
+                Frame::Answer { session, stream, body } => {
+                    let _ = self.answers.send(Answer { session, stream, body }).await;
+                }
                 _ => {}
             }
         }

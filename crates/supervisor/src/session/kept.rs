@@ -183,6 +183,13 @@ impl Session {
         new
     }
 
+    /// Calls that are kept and have ended: their streams, and the last events of those.
+    pub(crate) fn answered(&self) -> Vec<(u64, Bytes)> {
+        let kept: Vec<u64> = self.state().kept_calls.iter().copied().collect();
+        let Some(streams) = self.streams.get().filter(|_| !kept.is_empty()) else { return Vec::new() };
+        kept.into_iter().filter_map(|stream| Some((stream, streams.last(stream)?))).collect()
+    }
+
     /// Such a stream ends without another event.
     pub(crate) fn close_adopted(&self, number: u64) {
         self.streams().close_adopted(number);

@@ -313,6 +313,10 @@ impl Sessions {
         all.into_iter().filter(|s| s.idle_since_ms().is_some_and(|at| at < before)).collect()
     }
 
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.table().by_id.values().cloned().collect()
+    }
+
     /// Whosever it is.
     pub(crate) fn by_id(&self, id: &str) -> Option<Arc<Session>> {
         self.table().by_id.get(id).cloned()
