@@ -8,6 +8,7 @@ use crate::idle::Dormant;
 use crate::instance::Instance;
 use crate::keeping::Keeper;
 use crate::key::{Caller, Key};
+use crate::lease::Lease;
 use crate::level::Level;
 use crate::log::ServerLog;
 use crate::meter::ServerMeter;
@@ -143,7 +144,7 @@ impl Hosted {
             self.attach(&slot, session).ok()?;
         }
         let instance = slot.ready_now()?;
-        Some(Lease { instance, slot, _place: None })
+        Some(Lease { instance, slot, place: None })
     }
 
     /// An instance for `caller`, spoken to in `era`: the warm one of its isolation key, or a new one.
@@ -181,7 +182,7 @@ impl Hosted {
                 self.attach(&slot, session)?;
             }
             match slot.ready().await {
-                Ok(instance) => return Ok(Lease { instance, slot, _place: place }),
+                Ok(instance) => return Ok(Lease { instance, slot, place }),
                 // It ended for its idleness while this caller waited: another takes its place.
                 Err(Absent::Stopped(_)) if self.available().is_ok() => {}
                 Err(absent) => return Err(absent),
@@ -571,47 +572,5 @@ impl Hosted {
 
     pub(crate) fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An instance, for one call or one handshake.
-#[derive(Debug)]
-pub struct Lease {
-    instance: Arc<Instance>,
-    slot: Arc<Slot>,
-    _place: Option<Place>,
-}
-
-impl Lease {
-    /// The process.
-    pub fn instance(&self) -> &Arc<Instance> {
-        &self.instance
-    }
-
-    /// Where the process lives.
-    pub(crate) fn slot(&self) -> &Arc<Slot> {
-        &self.slot
-    }
-
-    /// Whether everybody shares the process.
-    pub fn shared(&self) -> bool {
-        self.slot.context.shared
-    }
-
-    /// Whether clients of the process are told of no tasks: everybody shares it, so that a task could be met by another
-    /// principal (E212, E213), or it serves one call at a time, so that the next request about a task meets another process.
-    pub fn hides_tasks(&self) -> bool {
-        self.slot.context.shared || self._place.is_some()
-    }
-
-    /// Gives it back.
-    pub fn release(self) {
-        self.slot.touch();
-    }
-
-    /// Gives back an instance that has ended, as soon as the next lease will not find it again.
-    pub async fn outlive(self) {
-        self.slot.left_behind(&self.instance).await;
-        self.release();
     }
 }

@@ -2,8 +2,9 @@
 //! generation takes them over from the one before.
 
 use crate::absent::Absent;
-use crate::hosted::{Hosted, Lease};
+use crate::hosted::Hosted;
 use crate::instance::Unanswered;
+use crate::lease::Lease;
 use crate::session::Session;
 use crate::slot::Slot;
 use crate::subscriptions::{Listening, PATIENCE, Subscribed, Who, lists_maybe_changed, maybe_updated};

@@ -2,6 +2,7 @@
 
 use crate::{Daemon, text};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -231,7 +232,7 @@ async fn calls_of_processes_that_are_to_go_are_finished() {
     let daemon = Daemon::start();
     let again = json!({"mcpServers": {"keeps": {"command": testkit::bin("odd"), "args": [], "env": {"OTHER": "1"}}}});
     let file = daemon.dir.path().join("again.json");
-    std::fs::write(&file, again.to_string()).unwrap();
+    std::fs::File::create(&file).unwrap().write_all(again.to_string().as_bytes()).unwrap();
     let (client, path) = (daemon.client("ann"), file.to_str().unwrap().to_owned());
     for words in [vec!["restart", "keeps"], vec!["import", "--replace", &path], vec!["stop", "keeps"]] {
         let session = client.legacy_session("keeps").await.unwrap();
