@@ -239,10 +239,8 @@ impl CallError {
             Self::Unasked(unasked) => unasked.blame(),
             Self::Unanswered(unanswered) => unanswered.blame(),
             Self::Filter | Self::NoUri | Self::NoSubscriptions | Self::Subscriptions | Self::NoLogging => Blame::Caller,
-            Self::Gone(report) if report.asked || report.unheard => Blame::Host,
-            Self::Gone(_) | Self::Garbled(_) | Self::Deadline { .. } | Self::Rounds { .. } | Self::Questions { .. } => {
-                Blame::Server
-            }
+            Self::Gone(report) => report.blame(),
+            Self::Garbled(_) | Self::Deadline { .. } | Self::Rounds { .. } | Self::Questions { .. } => Blame::Server,
             Self::Unsealed => Blame::Host,
             Self::State
             | Self::Answers

@@ -17,6 +17,7 @@ use crate::modern::fail;
 use crate::permit::Permit;
 use crate::reply::Reply;
 use bytes::Bytes;
+use model::Blame;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
@@ -447,7 +448,7 @@ impl Outcome {
         let counted = match self {
             Self::Answer(message) => return reply.course().answered(message),
             Self::Deadline(_) => Counted::Deadline,
-            Self::Gone(report) if report.asked || report.unheard => Counted::HostError,
+            Self::Gone(report) if report.blame() == Blame::Host => Counted::HostError,
             Self::Gone(_) | Self::Garbled(_) | Self::Rounds | Self::Questions => Counted::ServerError,
             Self::Unsealed => Counted::HostError,
             Self::Left | Self::Forsaken(_) => Counted::Cancelled,

@@ -126,9 +126,9 @@ impl Unanswered {
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Gone(report) if report.asked || report.unheard => Blame::Host,
+            Self::Gone(report) => report.blame(),
             Self::Stalled(stalled) => stalled.blame(),
-            Self::Gone(_) | Self::Garbled(_) | Self::Slow { .. } => Blame::Server,
+            Self::Garbled(_) | Self::Slow { .. } => Blame::Server,
         }
     }
 }
@@ -417,7 +417,8 @@ impl Instance {
         let last_stderr = words.telling().map(str::to_owned);
         drop(words);
         let server = self.context.server.clone();
-        ExitReport { server, status, last_stderr, asked, reached: true, unheard: false, unsent: false }
+        let (unheard, with_keeper, unsent) = (false, false, false);
+        ExitReport { server, status, last_stderr, asked, reached: true, unheard, with_keeper, unsent }
     }
 
     /// Nothing will answer any more: every waiting call, and every later one, is told so.

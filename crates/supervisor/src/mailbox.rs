@@ -4,7 +4,7 @@
 use crate::asks::Question;
 use crate::attribution::Attribution;
 use bytes::Bytes;
-use model::ServerName;
+use model::{Blame, ServerName};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -47,8 +47,17 @@ pub struct ExitReport {
     pub reached: bool,
     /// Nobody knows how the process is: another daemon had it, and went away.
     pub unheard: bool,
+    /// It was killed because the keeper ended.
+    pub with_keeper: bool,
     /// The call that hears this was never sent: it did not run. Otherwise it may have.
     pub unsent: bool,
+}
+
+impl ExitReport {
+    /// Who has to act: what staithe did, or what became of staithe, is no fault of the server.
+    pub fn blame(&self) -> Blame {
+        if self.asked || self.unheard || self.with_keeper { Blame::Host } else { Blame::Server }
+    }
 }
 
 impl fmt::Display for ExitReport {

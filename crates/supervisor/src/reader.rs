@@ -3,7 +3,7 @@
 use crate::flow::Flow;
 use crate::instance::Instance;
 use crate::route;
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use model::report::LogSource;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
@@ -32,10 +32,11 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver, re
         if buffer.capacity() - buffer.len() < room / 4 {
             buffer.reserve(room);
         }
-        let offered = buffer.capacity() - buffer.len();
+        let offered = flow.part(buffer.capacity() - buffer.len());
+        let mut space = (&mut buffer).limit(offered);
         let read = tokio::select! {
             biased;
-            read = stdout.read_buf(&mut buffer) => read,
+            read = stdout.read_buf(&mut space) => read,
             () = &mut paused => {
                 instance.pause.hold(&buffer).await;
                 paused = Box::pin(instance.pause.wanted());
@@ -48,7 +49,9 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver, re
         };
         room = if n >= offered { 256 << 10 } else { 16 << 10 };
         instance.pulse.beat();
-        let mut found = 0;
+        flow.read(n);
+        // Another daemon need not wait for a flood.
+        let mut hurries = false;
         while let Some(line) = lines.next(&mut buffer) {
             match line {
                 // An earlier daemon may have read its beginning. The rest of a message is never a message.
@@ -60,16 +63,22 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stdout: pipe::Receiver, re
                 Ok(line) => route::line(&instance, &line),
                 Err(too_long) => return ReadEnd::LineTooLong { limit: too_long.limit },
             }
-            found += 1;
-        }
-        // Another daemon need not wait for a flood.
-        tokio::select! {
-            biased;
-            () = &mut paused => {
-                instance.pause.hold(&buffer).await;
-                paused = Box::pin(instance.pause.wanted());
+            if flow.line() && !hurries {
+                hurries = paced(&mut flow, &instance, &mut paused).await;
             }
-            () = flow.pace(&instance, "stdout", n, found) => {}
         }
+        if hurries || paced(&mut flow, &instance, &mut paused).await {
+            instance.pause.hold(&buffer).await;
+            paused = Box::pin(instance.pause.wanted());
+        }
+    }
+}
+
+/// Waits as long as the rate asks. True where the reader is to stop instead, and `paused` must not be asked again.
+async fn paced(flow: &mut Flow, instance: &Instance, paused: &mut (impl Future<Output = ()> + Unpin)) -> bool {
+    tokio::select! {
+        biased;
+        () = paused => true,
+        () = flow.pace(instance, "stdout") => false,
     }
 }

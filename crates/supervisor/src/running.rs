@@ -283,7 +283,8 @@ impl Running {
             Body::Program(mut piped) => {
                 piped.hear_out().await;
                 let status = piped.end.clone().unwrap_or_else(|| why.to_owned());
-                let report = ExitReport { unheard: piped.child.is_unheard(), ..instance.report(status, asked) };
+                let (unheard, with_keeper) = (piped.child.is_unheard(), piped.child.went_with_the_keeper());
+                let report = ExitReport { unheard, with_keeper, ..instance.report(status, asked) };
                 instance.fail_all(&report);
                 // Whoever waits for it to stop must not wait for one that is about to be aborted.
                 instance.pause.over();

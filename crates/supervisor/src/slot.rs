@@ -455,8 +455,9 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
     hosted.forget(&slot.key);
     slot.set(State::Stopped);
     let (server, status) = (slot.context.server.clone(), "the server is stopped".to_owned());
-    let (last_stderr, asked, reached, unheard, unsent) = (None, true, true, false, false);
-    slot.context.subscriptions.end(&ExitReport { server, status, last_stderr, asked, reached, unheard, unsent });
+    let (last_stderr, asked, reached, unheard, with_keeper, unsent) = (None, true, true, false, false, false);
+    let report = ExitReport { server, status, last_stderr, asked, reached, unheard, with_keeper, unsent };
+    slot.context.subscriptions.end(&report);
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.

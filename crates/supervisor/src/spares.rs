@@ -338,7 +338,6 @@ fn bury(hosted: &Hosted, history: &mut History, death: &Death) -> Instant {
         Cause::Keeper => History::innocent(),
         _ => history.died(now, death.since, stdx::random::fraction()),
     };
-    hosted.meter().restarted(death.cause);
     let note = format!("a spare: {}; the next one starts in {} ms", death.reason, after.delay.as_millis());
     hosted.log().add(0, LogSource::Host, &note);
     now + after.delay

@@ -19,12 +19,17 @@ pub(crate) async fn read(instance: Arc<Instance>, mut stderr: pipe::Receiver) {
     let mut lines = Cut::default();
     let mut chunk = vec![0; CHUNK];
     loop {
-        let n = match stderr.read(&mut chunk).await {
+        let part = flow.part(CHUNK);
+        let n = match stderr.read(&mut chunk[..part]).await {
             Ok(0) | Err(_) => break,
             Ok(n) => n,
         };
+        flow.read(n);
         let found = lines.add(&chunk[..n], |line| note(&instance, line));
-        flow.pace(&instance, "stderr", n, found).await;
+        for _ in 0..found {
+            flow.line();
+        }
+        flow.pace(&instance, "stderr").await;
     }
     lines.end(|line| note(&instance, line));
 }

@@ -91,6 +91,40 @@ async fn the_default_rate_leaves_time_for_neighbours() {
     }
 }
 
+/// What a pipe holds must not come at once, however much that is and however long nothing came before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_comes_no_faster_than_the_rate_allows() {
+    const RATE: f64 = 8192.0;
+    const WORDS: u32 = 170;
+    // Six bytes for each word, the end of the line, and what a line costs beside its bytes.
+    let line = f64::from(WORDS * 6 + 1 + 512);
+    let odd = bounded(server("odd", "odd", &["--spill"]), Bounds { output_rate: Some(8 << 10), ..Bounds::default() });
+    let host = Host::open(vec![odd]).await;
+    host.ready().await;
+    let client = host.client();
+    modern_tool(&client, "odd", "echo", json!({})).await;
+    let begun = monotonic();
+    let watched = async {
+        eventually("as many lines as would come in five seconds", || {
+            let lines = host.supervisor.servers()[0].junk_lines;
+            let spent = f64::from(u32::try_from(lines).unwrap()) * line;
+            let most = RATE * (begun.elapsed().as_secs_f64() + 1.1) + 2.0 * line;
+            assert!(spent <= most, "{lines} lines after {:?}", begun.elapsed());
+            spent > RATE * 5.0
+        })
+        .await;
+    };
+    let spilling = async {
+        modern_tool(&client, "odd", "spill", json!({"ms": 20_000, "words": WORDS})).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = watched => {}
+        () = spilling => {}
+    }
+    host.stop().await;
+}
+
 async fn count(session: &Session<'_>) -> Value {
     tool(session, "counter", json!({})).await["result"]["structuredContent"].clone()
 }

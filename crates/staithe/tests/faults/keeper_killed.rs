@@ -3,8 +3,11 @@
 use crate::daemon::{Daemon, Dice, mark, signal, until};
 use crate::graceful::nothing_is_left;
 use crate::load::{self, Allowed, told};
+use crate::survives::runs;
 use rustix::process::Signal;
 use serde_json::json;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 use testkit::Client;
 
@@ -32,6 +35,44 @@ async fn sessions_outlive_the_keeper_under_load() {
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;
+}
+
+/// Nobody is to look for the fault in the server.
+#[tokio::test]
+async fn a_call_that_ends_with_the_keeper_is_no_fault_of_the_server() {
+    let mut daemon = Daemon::new(&load::servers(), &[], "");
+    let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    let session = client.legacy_session("own").await.unwrap();
+    let keeper = daemon.keeper().unwrap();
+    let answer = runs(&daemon, &session, 60_000, || signal(keeper, Signal::KILL)).await.unwrap();
+    let data = &answer["error"]["data"];
+    assert_eq!((&data["reason"], &data["blame"]), (&json!("server_ended"), &json!("host")), "{answer}");
+    assert!(data["status"].as_str().unwrap().contains("keeper"), "{answer}");
+    let metrics = page(&daemon, "/metrics");
+    let counted = |outcome: &str| {
+        metrics.lines().any(|line| {
+            line.starts_with("staithe_calls_total{")
+                && line.contains(r#"server="own""#)
+                && line.contains(&format!(r#"outcome="{outcome}""#))
+                && !line.ends_with(" 0")
+        })
+    };
+    assert!(counted("host_error") && !counted("server_error"), "{metrics}");
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
+}
+
+/// What the operator's listener says at `path`.
+fn page(daemon: &Daemon, path: &str) -> String {
+    let status = daemon.cli(&["status"]);
+    let address = status["operator"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// A program that is slow to start dies with the keeper while it is asked for its eras. That is no answer.

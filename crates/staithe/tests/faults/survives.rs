@@ -17,7 +17,12 @@ async fn noted(session: &Session<'_>, nonce: &str, ms: u64) -> Value {
 }
 
 /// A call that runs when something else is done.
-async fn runs(daemon: &Daemon, session: &Session<'_>, ms: u64, deed: impl FnOnce()) -> Result<Value, HttpError> {
+pub(crate) async fn runs(
+    daemon: &Daemon,
+    session: &Session<'_>,
+    ms: u64,
+    deed: impl FnOnce(),
+) -> Result<Value, HttpError> {
     let deed = async {
         until("a call in flight", async || {
             let instances = daemon.cli(&["instances", "own"]);
