@@ -1,9 +1,10 @@
 //! What an earlier daemon left with the keeper: processes that still are what the store wants are taken over as they are,
 //! with whatever they have in memory; all others are ended.
 
+use crate::check::Checked;
 use crate::guest::{self, Room};
 use crate::handover::Rest;
-use crate::hosted::{Checked, Hosted};
+use crate::hosted::Hosted;
 use crate::keeping::{Keeper, KeeperError, Kept};
 use crate::key::Key;
 use crate::notebook::{Notebook, Story};

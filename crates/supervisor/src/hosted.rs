@@ -2,6 +2,7 @@
 
 use crate::absent::{Absent, Bound};
 use crate::attribution::Learned;
+use crate::check::Checked;
 use crate::handover::Predecessor;
 use crate::handshake::Introduction;
 use crate::idle::Dormant;
@@ -49,7 +50,7 @@ pub struct Hosted {
     known: Mutex<Option<Known>>,
     probing: tokio::sync::Mutex<()>,
     memory: Arc<Memory>,
-    checked: Mutex<Checked>,
+    pub(crate) checked: Mutex<Checked>,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     pools: Mutex<HashMap<Key, Arc<Pool>>>,
     pub(crate) dormant: Dormant,
@@ -58,7 +59,7 @@ pub struct Hosted {
     probes: TaskTracker,
     retired: CancellationToken,
     /// An operator does not want to wait for the next check.
-    recheck: Notify,
+    pub(crate) recheck: Notify,
 }
 
 /// A verdict at hand.
@@ -83,14 +84,6 @@ fn spoken(verdict: Verdict, client: Era) -> Era {
         Verdict::Modern => Era::Modern,
         Verdict::Dual => client,
     }
-}
-
-/// Whether the server was seen to work since this daemon hosts this generation.
-#[derive(Clone, Debug)]
-pub(crate) enum Checked {
-    NotYet,
-    Works,
-    Trouble(String),
 }
 
 impl Hosted {
@@ -290,7 +283,7 @@ impl Hosted {
     }
 
     /// Which eras the server speaks: as pinned, as remembered, or as a probe finds. Callers at one time share one probe.
-    async fn verdict(self: &Arc<Self>) -> Result<Verdict, Absent> {
+    pub(crate) async fn verdict(self: &Arc<Self>) -> Result<Verdict, Absent> {
         if let Some(known) = self.known() {
             return Ok(known.verdict);
         }
@@ -322,7 +315,7 @@ impl Hosted {
         Known { verdict, discovered: None, probed_at_ms: stdx::clock::unix_ms(), stored: true }
     }
 
-    async fn remembered(&self) -> Option<Known> {
+    pub(crate) async fn remembered(&self) -> Option<Known> {
         let kept = self.shared.store.verdict(&self.spec.name).await.ok().flatten()?;
         let fresh = stdx::clock::unix_ms().saturating_sub(kept.probed_at_ms) < VERDICT_DAYS_MS;
         (fresh && kept.fingerprint == self.fingerprint()).then_some(Known {
@@ -394,38 +387,6 @@ impl Hosted {
         });
     }
 
-    /// Makes sure that the server can be started at all, before a caller finds out; again and again until it can.
-    pub(crate) async fn check(self: Arc<Self>) {
-        let mut attempt = 0;
-        while !self.retired.is_cancelled() {
-            let outcome = match self.verdict().await {
-                Ok(verdict) if matches!(self.checked(), Checked::NotYet | Checked::Trouble(_)) => {
-                    let era = if verdict == Verdict::Legacy { Era::Legacy } else { Era::Modern };
-                    probe::starts(&self, era).await
-                }
-                Ok(_) => Ok(()),
-                Err(absent) => Err(absent.to_string()),
-            };
-            match outcome {
-                Ok(()) => return self.found(Checked::Works),
-                Err(reason) => {
-                    self.log.add(0, LogSource::Host, &format!("does not start: {reason}"));
-                    self.found(Checked::Trouble(reason));
-                }
-            }
-            attempt += 1;
-            let wait = stdx::backoff::delay(Duration::from_secs(1), Duration::from_secs(60), attempt, 1.0);
-            tokio::select! {
-                () = self.retired.cancelled() => return,
-                () = self.recheck.notified() => attempt = 0,
-                () = tokio::time::sleep(wait) => {}
-            }
-            if matches!(self.checked(), Checked::Works) {
-                return;
-            }
-        }
-    }
-
     /// Stops every process, now and for good.
     pub(crate) async fn retire(&self) {
         self.retired.cancel();
@@ -486,15 +447,6 @@ impl Hosted {
             self.shared.slots.fetch_sub(1, Ordering::Relaxed);
             self.spares.look();
         }
-    }
-
-    pub(crate) fn found(&self, checked: Checked) {
-        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = checked;
-        self.spares.look();
-    }
-
-    pub(crate) fn checked(&self) -> Checked {
-        self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn known(&self) -> Option<Known> {

@@ -11,6 +11,7 @@ use crate::pause::Pause;
 use crate::pipe::WriteError;
 use crate::session::Session;
 use crate::slot::Context;
+use crate::tree;
 use crate::verdict::Open;
 use crate::waiting::{Stage, Waiting};
 use crate::watchdog::Pulse;
@@ -358,6 +359,11 @@ impl Instance {
     /// A session set its own level through a request: the next `ensure_level` must not trust the old one.
     pub async fn note_level(&self, level: Level) {
         *self.level.lock().await = Some(level);
+    }
+
+    /// Whether a signal has stopped the process.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.pid.is_some_and(tree::is_stopped)
     }
 
     /// Whether calls or subscriptions need the process.

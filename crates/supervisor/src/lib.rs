@@ -12,6 +12,7 @@ mod adopt;
 mod asks;
 mod attribution;
 mod catalogue;
+mod check;
 mod events;
 mod flow;
 mod guest;

@@ -124,6 +124,7 @@ impl Supervisor {
             keeper,
             request_ids,
             orphans: Arc::new(orphans),
+            continues: predecessor.is_some() || inheritance.last_id > 0,
             predecessor,
             living: Arc::default(),
             starting: tokio::sync::RwLock::default(),

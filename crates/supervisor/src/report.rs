@@ -1,6 +1,7 @@
 //! What servers and instances look like to an operator.
 
-use crate::hosted::{Checked, Hosted};
+use crate::check::Checked;
+use crate::hosted::Hosted;
 use crate::restart::Standing;
 use crate::slot::{Slot, State};
 use crate::tree;

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) starting: tokio::sync::RwLock<()>,
     /// What looks after processes that only the old daemon needs.
     pub(crate) guests: TaskTracker,
+    /// An earlier daemon ran since the machine was started: it is there still, or its keeper was.
+    pub(crate) continues: bool,
     /// The host stops.
     pub(crate) stopping: CancellationToken,
     /// Connections to remote servers.

@@ -7,8 +7,9 @@
 //! processes, and are the first to go where there is no room. A spare that dies counts for the restart policy as a process
 //! of a slot does; the spares of a server share one history. No later daemon takes a spare over: nothing is noted of it.
 
+use crate::check::Checked;
 use crate::handshake::{self, Introduction};
-use crate::hosted::{Checked, Hosted};
+use crate::hosted::Hosted;
 use crate::instance::Instance;
 use crate::key::{Holder, Key};
 use crate::meter::Cause;
@@ -152,7 +153,7 @@ impl Hosted {
         }
         let told = Told::by(key, introduction);
         let mut table = self.spares.table();
-        let found = table.ready.iter().position(|spare| spare.told == told);
+        let found = table.ready.iter().position(|spare| spare.told == told && !spare.instance.is_stopped());
         let guessed = table.wanted.replace(told).is_none();
         let gone: Vec<Ready> = match found {
             Some(at) => vec![table.ready.remove(at)],
@@ -350,7 +351,7 @@ async fn look_after(
     mut claimed: oneshot::Receiver<oneshot::Sender<Running>>,
     _at_work: TaskTrackerToken,
 ) {
-    let (id, since) = (running.instance.id, monotonic());
+    let (id, since, watched) = (running.instance.id, monotonic(), running.instance.clone());
     let reason = tokio::select! {
         biased;
         reason = running.ended() => Some(reason),
@@ -364,13 +365,27 @@ async fn look_after(
             Err(_dropped) => return drop(running.stop_as_asked().await),
         },
         () = hosted.retired().cancelled() => None,
+        () = stopped(&watched) => Some("it was stopped by a signal".to_owned()),
     };
     hosted.withdraw_spare(id);
     // Whoever has just taken it begins without it.
     drop(claimed);
     let Some(reason) = reason else { return drop(running.stop_as_asked().await) };
-    let cause = running.cause();
+    let cause = if watched.is_stopped() { Cause::Wedged } else { running.cause() };
     let report = running.stop(&reason).await;
     hosted.spares.table().dead.push(Death { since: Some(since), reason: report.to_string(), cause });
     hosted.spares.look();
+}
+
+/// Ends when the process was stopped by a signal, at two looks in a row: it is of no use to whoever would take it.
+async fn stopped(instance: &Instance) {
+    let mut before = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = instance.is_stopped();
+        if before && now {
+            return;
+        }
+        before = now;
+    }
 }

@@ -165,6 +165,11 @@ pub(crate) async fn look(pid: u32) -> Option<Seen> {
     .await
 }
 
+/// Whether a signal has stopped the program `pid`. Reads one small file.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    i32::try_from(pid).ok().and_then(stat).is_some_and(|s| s.stopped)
+}
+
 async fn signal_all(pid: u32, mark: &str, root: Root, signal: Signal) -> usize {
     let mark = mark.to_owned();
     blocking(move || members(pid, &mark, root).into_iter().filter(|member| send(*member, signal)).count()).await

@@ -220,7 +220,9 @@ impl Dog<'_> {
             None => self.quiet * 2_u32.pow(self.doublings),
         };
         let stuck = self.stuck(now) && silence >= self.deadline;
-        if silence < patient && !stuck {
+        // One that answered is asked less often, but not one that was stopped since: nothing can come of waiting.
+        let stopped = || silence >= self.quiet && self.instance.is_stopped();
+        if silence < patient && !stuck && !stopped() {
             self.pause = self.pause.min(patient.saturating_sub(silence)).max(Duration::from_millis(1));
             return None;
         }

@@ -80,6 +80,28 @@ async fn who_gets_a_spare_keeps_it_and_does_not_wait_for_a_start() {
 }
 
 /// All at once, and more of them than there are spares.
+/// A signal stopped them: nobody gets one, and others take their place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spare_that_is_stopped_is_nobodys() {
+    let host = Host::with(vec![warm(server("odd", "odd", &[]), 2)], guarded()).await;
+    host.ready().await;
+    pid(&host.client_of("ann").await, "odd").await;
+    let stopped = wait_for(&host, "odd", 2).await;
+    for pid in &stopped {
+        crate::watchdog::signal(i32::try_from(*pid).unwrap(), "-STOP");
+    }
+    let asked = monotonic();
+    let own = pid(&host.client_of("bob").await, "odd").await;
+    assert!(!stopped.contains(&own) && asked.elapsed() < Duration::from_secs(4), "{own} after {:?}", asked.elapsed());
+    eventually("others in their place", || {
+        let spares = spares(&host, "odd");
+        spares.len() == 2 && spares.is_disjoint(&stopped)
+    })
+    .await;
+    eventually("nothing is left of them", || stopped.iter().all(|pid| !alive(i32::try_from(*pid).unwrap()))).await;
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_get_one_each() {
     for mode in [Mode::PerPrincipal, Mode::PerSession, Mode::Exclusive] {

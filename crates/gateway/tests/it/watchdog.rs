@@ -34,7 +34,7 @@ async fn pid(session: &Session<'_>) -> i32 {
     text(&tool(session, "pid", json!({})).await).parse().unwrap()
 }
 
-fn signal(pid: i32, signal: &str) {
+pub(crate) fn signal(pid: i32, signal: &str) {
     assert!(std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
@@ -153,6 +153,23 @@ async fn an_idle_server_that_hangs_is_replaced_before_somebody_calls() {
         is_replaced(&host, &session, before, since, &["is stopped by a signal"]).await;
         host.stop().await;
     }
+}
+
+/// One that answers is asked less and less often. That it was stopped since is seen all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_server_that_was_often_asked_and_is_stopped_is_replaced_as_soon() {
+    let host = Host::with(vec![odd(&[])], watchful()).await;
+    let client = host.client();
+    let session = client.legacy_session("odd").await.unwrap();
+    let before = pid(&session).await;
+    let quiet = watchful().supervisor.quiet;
+    // Asked after 1, 2 and 4 of these; the next time would be after 8.
+    tokio::time::sleep(quiet * 15 / 2).await;
+    signal(before, "-STOP");
+    let since = monotonic();
+    is_replaced(&host, &session, before, since, &["is stopped by a signal"]).await;
+    assert!(since.elapsed() < quiet * 6, "after {:?}: not before it was asked again", since.elapsed());
+    host.stop().await;
 }
 
 /// Its input fills up: a call is late, and what it was sent is not even read.

@@ -86,6 +86,21 @@ async fn a_server_that_starts_slowly_holds_up_nobody() {
     tokio::task::block_in_place(|| daemon.stop());
 }
 
+/// A balancer that asks whether the host is ready does not leave it because of an upgrade.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_host_that_was_ready_is_ready_after_an_upgrade() {
+    let slow = json!({"slow": {"command": testkit::bin("odd"), "args": ["--silent-start-ms", "3000"]}});
+    let daemon = Daemon::with(&slow);
+    until("all are ready", &daemon, async || {
+        tokio::task::block_in_place(|| daemon.command(&["status"]).status.success())
+    })
+    .await;
+    until("the probes of the slow server end", &daemon, async || processes(&daemon, "slow") == 0).await;
+    command(&daemon, &["upgrade"]).await;
+    command(&daemon, &["status"]).await;
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_loud_call_costs_no_other_its_answer() {
     let loud = json!({"loud": {"command": testkit::bin("odd"), "args": ["--flood-progress", "400000"]}});
