@@ -370,9 +370,9 @@ impl Supervisor {
         self.inner.shared.living.all().into_iter().filter(|instance| !spares.contains(&instance.id)).collect()
     }
 
-    /// Those that serve calls which are yet to come.
+    /// Those that serve calls which are yet to come. One with its one call in flight is none: its place is free at once.
     pub(crate) fn serving(&self) -> HashSet<u64> {
-        self.slots().iter().filter_map(|slot| slot.ready_id()).collect()
+        self.slots().iter().filter(|slot| !slot.is_taken_place()).filter_map(|slot| slot.ready_id()).collect()
     }
 
     /// Whether the daemon before this one still lives.

@@ -306,6 +306,12 @@ impl Slot {
         }
     }
 
+    /// Whether it is a place of an exclusive pool whose one call is in flight. The pool of another daemon knows nothing of it.
+    pub(crate) fn is_taken_place(&self) -> bool {
+        matches!(self.key.holder, Holder::Pool { .. })
+            && matches!(&*self.state.borrow(), State::Ready(instance) if instance.in_flight() > 0 || instance.earlier_calls() > 0)
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
     }

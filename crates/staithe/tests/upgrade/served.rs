@@ -272,6 +272,24 @@ async fn calls_of_processes_that_are_to_go_are_finished() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_exclusive_process_gets_no_second_call_from_the_new_daemon() {
+    let daemon = Daemon::with(&json!({"alone": {"command": testkit::bin("odd"), "args": [], "mode": "exclusive"}}));
+    let session = daemon.client("ann");
+    let session = session.legacy_session("alone").await.unwrap();
+    let pid = || async { text(&session.call("tools/call", json!({"name": "pid", "arguments": {}})).await.unwrap()) };
+    let before = pid().await;
+    let long = stdx::task::spawn("long", sleep(daemon.client("ann"), "alone", 4000));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    command(&daemon, &["upgrade"]).await;
+    let meanwhile = pid().await;
+    assert!(!long.is_finished(), "this test is too slow");
+    assert_ne!(meanwhile, before, "it has its call");
+    assert_eq!(text(&long.await.unwrap().unwrap()), "slept");
+    until("the old process goes", &daemon, async || processes(&daemon, "alone") == 1).await;
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_server_that_is_not_ready_for_long_is_started_nevertheless() {
     let slow =
         json!({"slow": {"command": testkit::bin("odd"), "args": ["--silent-start-ms", "14000"], "era": "legacy"}});
