@@ -1,6 +1,6 @@
 //! What a hosted server is, and what is known about its era.
 
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, MOST_SPARES};
 use crate::name::ServerName;
 use crate::target::{Program, Remote, Target};
 use crate::watch::Watch;
@@ -153,6 +153,12 @@ impl ServerSpec {
             enabled: true,
             generation: 0,
         }
+    }
+
+    /// As many spares as the operator wants. A process that is everybody's needs none; a remote server has none to be warm.
+    pub fn spares(&self) -> u32 {
+        let any = self.mode != Mode::Shared && self.program().is_some();
+        if any { self.bounds.spares.unwrap_or_default().min(MOST_SPARES) } else { 0 }
     }
 
     /// The program, if it is one.

@@ -247,6 +247,7 @@ impl Host {
         self.stopping.cancel();
         if self.leaves_servers {
             self.traffic.stop().await;
+            self.supervisor.end_spares().await;
         } else {
             // Who connects from now on is refused instead of waiting for nobody.
             told("close the public listener", self.keeper.drop_listener(listeners::PUBLIC).await);

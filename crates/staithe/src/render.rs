@@ -136,7 +136,7 @@ fn servers(list: &[ServerReport]) -> String {
 
 fn instances(list: &[InstanceReport], now_ms: i64) -> String {
     if list.is_empty() {
-        return "no processes: one starts with the first call\n".to_owned();
+        return "no processes: one starts with the first call; `spares`, where a server has them, start by themselves\n".to_owned();
     }
     let rows = list.iter().map(|i| {
         vec![

@@ -92,9 +92,9 @@ impl Inheritance {
         }
     }
 
-    /// What marks the trees of all that may be taken over.
+    /// What marks the trees of all that is taken over, or ended in order.
     pub(crate) fn marks(&self) -> HashSet<String> {
-        self.heirs().map(|heir| heir.child.mark.clone()).collect()
+        self.heirs().map(|heir| &heir.child).chain(&self.rest).map(|child| child.mark.clone()).collect()
     }
 
     /// All that may be taken over.
@@ -117,7 +117,19 @@ impl Inheritance {
         let untaken =
             self.by_server.drain().flat_map(|(name, heirs)| heirs.into_iter().map(move |h| (name.clone(), h)));
         let (needed, useless): (Vec<_>, Vec<_>) = untaken.partition(|(_, heir)| heir.rest.is_some());
-        for child in useless.into_iter().map(|(_, heir)| heir.child).chain(self.rest.drain(..)) {
+        // Without a mark it has ended already.
+        let idle = self.rest.iter().filter(|child| !child.mark.is_empty()).count();
+        if idle > 0 {
+            tracing::info!(
+                processes = idle,
+                "ending processes of an earlier daemon that served nobody, spares for instance"
+            );
+        }
+        for child in self.rest.drain(..) {
+            orphans.instance_is_gone(child.id);
+            stdx::task::spawn("end what served nobody", end_quietly(child, grace));
+        }
+        for child in useless.into_iter().map(|(_, heir)| heir.child) {
             orphans.instance_is_gone(child.id);
             stdx::task::spawn("end what is left", end(child, grace));
         }
@@ -125,11 +137,17 @@ impl Inheritance {
     }
 }
 
-async fn end(mut child: Child, grace: Duration) {
+async fn end_quietly(mut child: Child, grace: Duration) -> String {
     child.close_stdin().await;
     let status = tree::stop(&mut child, grace).await;
     child.forget().await;
-    tracing::info!(pid = child.pid, status, "ended a process of an earlier daemon that no server wants");
+    status
+}
+
+async fn end(child: Child, grace: Duration) {
+    let pid = child.pid;
+    let status = end_quietly(child, grace).await;
+    tracing::info!(pid, status, "ended a process of an earlier daemon that no server wants");
 }
 
 impl Hosted {

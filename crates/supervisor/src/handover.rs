@@ -91,6 +91,7 @@ pub struct GivenAway {
 impl Supervisor {
     /// Waits until no process is in the middle of its handshake, but not for ever. Everything goes on meanwhile.
     pub async fn settle(&self) {
+        self.end_spares().await;
         self.settled(SETTLING).await;
     }
 
@@ -239,6 +240,7 @@ impl GivenAway {
             instance.pause.resume();
         }
         shared.freeze(false);
+        self.supervisor.keep_spares();
         let (ours, others): (Vec<Held>, Vec<Held>) = all.into_iter().partition(|held| waited_for.contains(&held.id));
         let ours: HashSet<u64> = shared.keeper.know(ours).iter().map(|kept| kept.held.id).collect();
         for gone in waited_for.difference(&ours) {

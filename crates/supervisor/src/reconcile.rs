@@ -22,7 +22,7 @@ use bytes::Bytes;
 use model::report::{InstanceReport, ServerReport, SessionReport};
 use model::{Principal, ServerName, ServerSpec};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use stdx::meter::{Kind, Page};
@@ -134,6 +134,7 @@ impl Supervisor {
             instance_ids: AtomicU64::new(inheritance.last_id),
             slots: AtomicU32::new(0),
             spares: AtomicU32::new(0),
+            spares_go: AtomicBool::new(false),
             crowded: Notify::new(),
         };
         let supervisor = Self {
@@ -361,6 +362,11 @@ impl Supervisor {
     /// Every slot of every server.
     pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
         self.entries().iter().flat_map(|entry| entry.hosted.all_slots()).collect()
+    }
+
+    /// Every server.
+    pub(crate) fn all_hosted(&self) -> Vec<Arc<Hosted>> {
+        self.entries().into_iter().map(|entry| entry.hosted).collect()
     }
 
     /// Every process that may have something to finish. Spares have nothing.

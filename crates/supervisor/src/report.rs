@@ -43,15 +43,27 @@ pub(crate) fn server(hosted: &Hosted, public_url: &str, sessions: u32) -> Server
 
 pub(crate) fn instances(hosted: &Hosted) -> Vec<InstanceReport> {
     let owned = hosted.all_slots();
-    owned.iter().map(|slot| instance(hosted, slot)).chain(hosted.spare_reports()).collect()
+    owned.iter().filter_map(|slot| instance(hosted, slot)).chain(hosted.spare_reports()).collect()
 }
 
-fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
+/// `None` where nothing lives and nothing is to be started. A process that finishes its calls is shown while it does.
+fn instance(hosted: &Hosted, slot: &Slot) -> Option<InstanceReport> {
     let state = slot.state();
-    let (health, reason) = slot_health(&state);
-    let live = if let State::Ready(instance) = &state { Some(instance) } else { None };
+    let (mut health, reason) = slot_health(&state);
+    let live = match &state {
+        State::Ready(instance) => Some(instance.clone()),
+        State::Starting => slot.serving(),
+        State::Waiting { .. } | State::Failing { .. } | State::Stopped => None,
+    };
+    let live = live.as_ref();
+    match live {
+        Some(live) if health == Health::Starting && live.in_flight() > 0 => health = Health::Busy,
+        Some(_) if slot.leaves() => health = Health::Stopped,
+        None if slot.leaves() => return None,
+        Some(_) | None => {}
+    }
     let usage = live.and_then(|i| i.pid).map(tree::usage).unwrap_or_default();
-    InstanceReport {
+    Some(InstanceReport {
         server: hosted.spec().name.clone(),
         id: live.map_or(0, |i| i.id),
         pid: live.and_then(|i| i.pid),
@@ -67,7 +79,7 @@ fn instance(hosted: &Hosted, slot: &Slot) -> InstanceReport {
         processes: usage.processes,
         processes_limit: slot.context.bounds.processes,
         restarts: slot.restarts.load(Ordering::Relaxed),
-    }
+    })
 }
 
 /// A server is as well as the worst of its slots, and not ready before it was seen to work.

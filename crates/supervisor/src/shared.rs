@@ -7,7 +7,7 @@ use crate::orphans::Orphans;
 use crate::remote::Pool as Connections;
 use crate::settings::Settings;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) slots: AtomicU32,
     /// Spares, over all servers; those that are started count.
     pub(crate) spares: AtomicU32,
+    /// This daemon is about to leave: no spare is started.
+    pub(crate) spares_go: AtomicBool,
     /// There are more processes than there may be: a spare has to go.
     pub(crate) crowded: Notify,
 }

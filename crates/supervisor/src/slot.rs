@@ -25,7 +25,7 @@ use bytes::Bytes;
 use model::report::LogSource;
 use model::{Bounds, Effective, ServerName};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
@@ -235,6 +235,8 @@ pub(crate) struct Slot {
     /// The process that took calls last: it may have some still.
     serving: Mutex<Weak<Instance>>,
     orders: Orders,
+    /// It was told to end for good.
+    leaves: AtomicBool,
     last_used_ms: AtomicI64,
     pub(crate) restarts: AtomicU64,
 }
@@ -255,6 +257,7 @@ impl Slot {
             state: watch::Sender::new(State::Starting),
             serving: Mutex::default(),
             orders: Orders::default(),
+            leaves: AtomicBool::new(false),
             last_used_ms: AtomicI64::new(stdx::clock::unix_ms()),
             restarts: AtomicU64::new(0),
         });
@@ -330,7 +333,15 @@ impl Slot {
             }
             serving
         });
+        if order == Order::Stop {
+            self.leaves.store(true, Ordering::Relaxed);
+        }
         self.orders.give(order);
+    }
+
+    /// Whether it was told to end for good: no process will be started in it.
+    pub(crate) fn leaves(&self) -> bool {
+        self.leaves.load(Ordering::Relaxed)
     }
 
     /// Notes an end that nobody asked for, and what follows from it. `started` where it had become ready before.

@@ -13,12 +13,14 @@ use crate::hosted::Hosted;
 use crate::instance::Instance;
 use crate::key::{Holder, Key};
 use crate::meter::Cause;
+use crate::reconcile::Supervisor;
 use crate::restart::History;
 use crate::running::{NotStarted, Running};
 use crate::slot::Context;
 use crate::tree;
 use model::report::{Health, InstanceReport, LogSource};
 use model::{Mode, Verdict};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +29,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use wire::era::Era;
 
+/// Between two looks at spares that end.
+const STEP: Duration = Duration::from_millis(5);
+/// How long a spare has to go that was killed in the end.
+const LAST_STEP: Duration = Duration::from_millis(500);
 /// How often a server that lacks a spare looks whether there is room for one again.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -128,11 +134,8 @@ impl Spares {
 }
 
 impl Hosted {
-    /// As many spares as the operator wants. A process that is everybody's needs none; a remote server has none to be warm.
     fn spares_wanted(&self) -> usize {
-        let (spec, most) = (self.spec(), model::bounds::MOST_SPARES);
-        let any = spec.mode != Mode::Shared && spec.program().is_some();
-        if any { spec.bounds.spares.unwrap_or_default().min(most) as usize } else { 0 }
+        self.spec().spares() as usize
     }
 
     /// Keeps them until the server is retired.
@@ -215,7 +218,10 @@ impl Hosted {
 
     /// Counts a spare that is about to be started, if one is wanted and there is room for it.
     fn reserve_spare(&self) -> bool {
-        if self.is_frozen() || !matches!(self.checked(), Checked::Works) {
+        if self.shared.spares_go.load(Ordering::Relaxed)
+            || self.is_frozen()
+            || !matches!(self.checked(), Checked::Works)
+        {
             return false;
         }
         let (limits, slots) = (&self.settings().limits, self.slots().len());
@@ -300,6 +306,33 @@ impl Hosted {
             }
         };
         self.spares.instances().into_iter().map(report).collect()
+    }
+}
+
+impl Supervisor {
+    /// Ends all spares in order and starts no other: nobody would take them over. Waits for them, but not for ever.
+    pub async fn end_spares(&self) {
+        let shared = self.shared();
+        shared.spares_go.store(true, Ordering::Relaxed);
+        let all = self.all_hosted();
+        let mut ids: HashSet<u64> = all.iter().flat_map(|hosted| hosted.spares.instances()).map(|one| one.id).collect();
+        all.iter().for_each(|hosted| hosted.renew_spares());
+        let (mut waited, patience) = (Duration::ZERO, shared.settings.limits.stop_grace * 2 + LAST_STEP);
+        while waited < patience {
+            let known = shared.keeper.waited_for();
+            ids.retain(|id| known.contains(id));
+            if ids.is_empty() && all.iter().all(|hosted| hosted.spares.table().starting == 0) {
+                return;
+            }
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+        }
+    }
+
+    /// This daemon stays after all.
+    pub(crate) fn keep_spares(&self) {
+        self.shared().spares_go.store(false, Ordering::Relaxed);
+        self.all_hosted().iter().for_each(|hosted| hosted.spares.look());
     }
 }
 

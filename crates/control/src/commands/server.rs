@@ -32,7 +32,8 @@ pub(crate) fn keeps_servers(parts: &Parts) -> Result<(), Problem> {
 }
 
 pub(crate) async fn restart(parts: &Parts, name: &ServerName) -> Result<Reply, Problem> {
-    if !stored(parts, name).await?.enabled {
+    let spec = stored(parts, name).await?;
+    if !spec.enabled {
         return Err(problem::refused(
             format!("cannot restart {name}: it is stopped"),
             format!("`staithe start {name}` starts it"),
@@ -40,6 +41,9 @@ pub(crate) async fn restart(parts: &Parts, name: &ServerName) -> Result<Reply, P
     }
     match parts.supervisor.restart(name).await {
         Ok(count) => Ok(done(match count {
+            0 if spec.spares() > 0 => {
+                format!("{name} had no process in use: its spares are started anew, any other with the next call")
+            }
             0 => format!("{name} had no process: one starts with the next call"),
             1 => format!("{name} was restarted: 1 process was replaced"),
             count => format!("{name} was restarted: {count} processes were replaced"),

@@ -125,6 +125,27 @@ async fn a_burst_comes_no_faster_than_the_rate_allows() {
     host.stop().await;
 }
 
+/// Each row is a process, or one that is being started: what ends is not called starting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ends_for_idleness_is_not_shown_as_one_that_starts() {
+    let lingers = server("odd", "odd", &["--ignore-eof"]);
+    let host = Host::open(vec![idle(lingers, IdleTtl::After(Duration::from_millis(300)))]).await;
+    host.ready().await;
+    modern_tool(&host.client(), "odd", "pid", json!({})).await;
+    let mut words = BTreeSet::new();
+    eventually("the end of the idle process", || {
+        let rows = host.supervisor.instances(Some(&name("odd")));
+        for row in &rows {
+            assert!(row.pid.is_some(), "{row:?}");
+            words.insert(row.health.to_string());
+        }
+        rows.is_empty()
+    })
+    .await;
+    assert!(!words.contains("starting"), "{words:?}");
+    host.stop().await;
+}
+
 async fn count(session: &Session<'_>) -> Value {
     tool(session, "counter", json!({})).await["result"]["structuredContent"].clone()
 }

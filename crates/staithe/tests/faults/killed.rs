@@ -193,7 +193,34 @@ async fn spares_end_with_their_daemon_and_are_made_anew() {
     let after = spares(&daemon).await;
     assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
     until("nothing is left of the old ones", async || (daemon.servers().len() == 3).then_some(())).await;
+    let log = std::fs::read_to_string(daemon.state().join("err.log")).unwrap();
+    assert_eq!(log.matches("that served nobody").count(), 1, "{log}");
+    assert!(!log.contains("WARN") && !log.contains("signal 9"), "spares are nothing to be alarmed by:\n{log}");
     daemon.terminate();
     daemon.ended().await;
     assert_eq!(daemon.servers(), Vec::<u32>::new());
+}
+
+/// A daemon that leaves in order leaves no spares: nobody would take them over.
+#[tokio::test]
+async fn a_daemon_that_leaves_its_servers_ends_its_spares() {
+    let warm = json!({"warm": {"command": testkit::bin("odd"), "era": "legacy", "spares": 3}});
+    let mut daemon = Daemon::new(&warm, &["--leave-servers"], "");
+    until("three spares", async || {
+        let listed = daemon.cli(&["instances"]);
+        (listed.as_array().unwrap().iter().filter(|one| one["key"] == "nobody (spare)").count() == 3).then_some(())
+    })
+    .await;
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    assert_eq!(daemon.servers(), Vec::<u32>::new());
+    daemon.start();
+    until("three new ones", async || (daemon.servers().len() == 3).then_some(())).await;
+    let log = std::fs::read_to_string(daemon.state().join("err.log")).unwrap();
+    assert!(!log.contains("that served nobody") && !log.contains("WARN"), "{log}");
+    let keeper = daemon.keeper().unwrap();
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    signal(keeper, Signal::TERM);
+    until("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
 }
