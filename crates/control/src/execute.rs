@@ -11,7 +11,8 @@ use std::fmt;
 use std::sync::Arc;
 use store::Store;
 use supervisor::Supervisor;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// What a host was started as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,10 @@ pub(crate) struct Parts {
     pub(crate) authority: Authority,
     pub(crate) facts: HostFacts,
     pub(crate) upgrades: mpsc::Sender<Upgrade>,
+    /// There is one upgrade at a time: whoever has this may ask for it.
+    pub(crate) turn: Arc<Semaphore>,
+    /// Cancelled once the host stops.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// An operator wants another daemon in this one's place. Whoever looks after the host's life does it.
@@ -79,6 +84,8 @@ pub struct Upgrade {
     pub program: Option<String>,
     /// Takes what came of it.
     pub done: oneshot::Sender<Result<String, Problem>>,
+    /// While it is held no other upgrade is asked for, also where the operator has left.
+    pub turn: OwnedSemaphorePermit,
 }
 
 /// What comes of a command.
@@ -91,15 +98,18 @@ pub enum Outcome {
 }
 
 impl Control {
-    /// Brings together what commands work with, and hears of the upgrades that operators want.
+    /// Brings together what commands work with, and hears of the upgrades that operators want. `stopping` is cancelled
+    /// once the host stops.
     pub fn new(
         store: Store,
         supervisor: Supervisor,
         authority: Authority,
         facts: HostFacts,
+        stopping: CancellationToken,
     ) -> (Self, mpsc::Receiver<Upgrade>) {
         let (upgrades, wanted) = mpsc::channel(1);
-        (Self { parts: Arc::new(Parts { store, supervisor, authority, facts, upgrades }) }, wanted)
+        let turn = Arc::new(Semaphore::new(1));
+        (Self { parts: Arc::new(Parts { store, supervisor, authority, facts, upgrades, turn, stopping }) }, wanted)
     }
 
     /// Does what the operator asks, if the operator may. What changed is stored when this returns, and the supervisor

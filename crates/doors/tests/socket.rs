@@ -53,7 +53,8 @@ impl Host {
             state_dir: "/s".to_owned(),
             auth: true,
         };
-        let (control, _upgrades) = Control::new(store, supervisor.clone(), authority.clone(), facts);
+        let (control, _upgrades) =
+            Control::new(store, supervisor.clone(), authority.clone(), facts, CancellationToken::new());
         let path = dir.path().join("staithe.sock");
         let shutdown = CancellationToken::new();
         let serve = Socket::bind(&path).unwrap().serve(control, shutdown.clone());

@@ -123,7 +123,9 @@ impl Limits {
             format!("its processes used {} of memory; the limit is {}", amount(used.resident_bytes), amount(limit))
         });
         let processes = self.processes.filter(|limit| used.processes > *limit);
-        memory.or_else(|| processes.map(|limit| format!("it was {} processes; the limit is {limit}", used.processes)))
+        let processes = processes.map(|limit| format!("it was {} processes; the limit is {limit}", used.processes));
+        let all: Vec<String> = memory.into_iter().chain(processes).collect();
+        (!all.is_empty()).then(|| all.join(", and "))
     }
 }
 
@@ -150,6 +152,11 @@ mod tests {
         let used = |resident_bytes, processes| Usage { resident_bytes, processes, ..Usage::default() };
         assert_eq!(limits.excess(&used(1 << 30, 3)), None);
         let said = limits.excess(&used((1 << 30) + (1 << 28), 9)).unwrap();
+        assert_eq!(
+            said,
+            "its processes used 1.2 GiB of memory; the limit is 1 GiB, and it was 9 processes; the limit is 3"
+        );
+        let said = limits.excess(&used((1 << 30) + (1 << 28), 3)).unwrap();
         assert_eq!(said, "its processes used 1.2 GiB of memory; the limit is 1 GiB");
         assert_eq!(limits.excess(&used(1, 4)).unwrap(), "it was 4 processes; the limit is 3");
         assert_eq!(Limits::default().excess(&used(u64::MAX, u64::MAX)), None);

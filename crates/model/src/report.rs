@@ -24,8 +24,11 @@ pub struct StatusReport {
     pub state_dir: String,
     /// Whether callers need a token.
     pub auth: bool,
-    /// Whether every enabled server can take a call now.
+    /// Whether every enabled server can take a call now, and the host does not stop.
     pub ready: bool,
+    /// It was told to stop: calls may finish, new ones are refused, and the rest of this report is what is left.
+    #[serde(default)]
+    pub stopping: bool,
     /// Resident memory of the daemon, bytes.
     pub resident_bytes: u64,
     /// Each server.

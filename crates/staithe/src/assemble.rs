@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::{Location, Store};
 use supervisor::{Keeper, KeeperError, Place, Succession, Supervisor};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ pub(crate) struct Host {
     /// The servers are not ours alone.
     pub(crate) has_keeper: bool,
     /// A stop leaves the servers to the keeper, for the next daemon.
-    leaves_servers: bool,
+    pub(crate) leaves_servers: bool,
     /// Cancelled once the host stops, before anything of it has stopped.
     stopping: CancellationToken,
     traffic: Part,
@@ -130,8 +131,9 @@ pub(crate) async fn assemble(
     };
     let supervisor = Supervisor::start(store.clone(), settings, keeper.clone(), succession).await;
     let supervisor = supervisor.map_err(|error| fault::because("start the servers", &error, ""))?;
-    let (control, upgrades) =
-        Control::new(store, supervisor.clone(), authority.clone(), facts(state, config, &listening, kind));
+    let stopping = CancellationToken::new();
+    let facts = facts(state, config, &listening, kind);
+    let (control, upgrades) = Control::new(store, supervisor.clone(), authority.clone(), facts, stopping.clone());
     let leaving = Leaving::default();
     let face = gateway::Settings {
         auth: if config.open { Auth::Open } else { Auth::Required },
@@ -141,7 +143,6 @@ pub(crate) async fn assemble(
         leaving: leaving.clone(),
     };
     let hosting = supervisor.clone();
-    let stopping = CancellationToken::new();
     let exported = Arc::new(Exported::default());
     let (spans, exporter) = collector.map(|to| Exporter::start(to, exported.clone())).unzip();
     let meters = Arc::new(Meters::new(config.per_tool, spans));
@@ -178,8 +179,27 @@ async fn attach(state: &StateDir, config: &Config) -> Result<Keeper, Problem> {
     }
     let program = std::env::current_exe().map_err(|error| fault::because("find this program", &error, ""))?;
     let dir = state.path().to_path_buf();
-    let place = if config.keeper { Place::StateDir { program, dir } } else { Place::Here(dir) };
+    let place = if config.keeper {
+        Place::StateDir { program, dir }
+    } else if let Ok(left) = UnixStream::connect(keeper::socket_path(&dir)).await {
+        return Err(still_held(&left));
+    } else {
+        Place::Here(dir)
+    };
     Keeper::attach(place).await.map_err(|error| fault::because("reach the keeper of the processes", &error, ""))
+}
+
+/// There shall be no keeper, and an earlier daemon left one.
+fn still_held(keeper: &UnixStream) -> Problem {
+    let (name, kill) = match keeper.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0) {
+        // It cannot be seen from here.
+        None => ("a keeper".to_owned(), "end it".to_owned()),
+        Some(pid) => (format!("keeper {pid}"), format!("`kill {pid}`")),
+    };
+    fault::failed(
+        format!("{name} still holds the servers that an earlier staithe left"),
+        format!("start without --no-keeper, which takes them over; or {kill}, which ends them too, and start again"),
+    )
 }
 
 fn facts(state: &StateDir, config: &Config, listening: &Listening, kind: HostKind) -> HostFacts {

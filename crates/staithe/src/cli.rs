@@ -37,7 +37,7 @@ pub(crate) enum Verb {
     Serve(ServeArgs),
     /// Take servers from an `mcpServers` JSON (Claude, Cursor) or a VS Code `servers` JSON
     Import(ImportArgs),
-    /// The host at a glance; exit code 5 while a server is failing
+    /// The host at a glance; exit code 5 while a server is failing or the host stops
     Status,
     /// Every server
     Servers,
@@ -199,6 +199,7 @@ pub(crate) struct CheckArgs {
 
 /// `import`.
 #[derive(Debug, Args)]
+#[command(after_help = "Servers with mistakes are skipped, each mistake is named; exit code 1 where none was taken.")]
 pub(crate) struct ImportArgs {
     /// The JSON file; `-` reads standard input
     pub(crate) file: PathBuf,

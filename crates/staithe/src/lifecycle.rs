@@ -77,8 +77,7 @@ pub(crate) async fn serve_until_signal(
         tokio::select! {
             never = &mut watch => match never {},
             name = signals.next() => {
-                tracing::info!(signal = name, "stopping: calls may finish, then the servers stop");
-                systemd.stopping();
+                begin_to_stop(name, &host, &systemd);
                 break;
             }
             wanted = host.next() => {
@@ -96,8 +95,7 @@ pub(crate) async fn serve_until_signal(
                     Err(problem) => drop(wanted.done.send(Err(problem))),
                 }
                 if let Some(name) = told {
-                    tracing::info!(signal = name, "stopping: calls may finish, then the servers stop");
-                    systemd.stopping();
+                    begin_to_stop(name, &host, &systemd);
                     break;
                 }
             }
@@ -111,6 +109,13 @@ pub(crate) async fn serve_until_signal(
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Says what the signal leads to.
+fn begin_to_stop(signal: &str, host: &Host, systemd: &Systemd) {
+    let rest = if host.leaves_servers { "the servers go on, for the next daemon" } else { "then the servers stop" };
+    tracing::info!(signal, "stopping: calls may finish, {rest}");
+    systemd.stopping();
 }
 
 /// An upgrade, and the signal that came meanwhile: it ends the host, whichever daemon that is then.

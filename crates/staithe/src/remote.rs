@@ -8,8 +8,8 @@ use model::{Command, Problem, Reply};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Gives the command that `verb` means and prints what comes back. `status` of a host with a server that turns callers
-/// away exits 5.
+/// Gives the command that `verb` means and prints what comes back. `status` of a host that stops, or with a
+/// server that turns callers away, exits 5.
 pub(crate) async fn command(verb: Verb, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
     let command = meant(verb)?;
     let state = StateDir::choose(flag, None)?;
@@ -29,7 +29,7 @@ pub(crate) async fn command(verb: Verb, flag: Option<&Path>, output: Output) -> 
 }
 
 fn is_failing(reply: &Reply) -> bool {
-    matches!(reply, Reply::Status(report) if report.servers.iter().any(|server| server.health.is_broken()))
+    matches!(reply, Reply::Status(report) if report.stopping || report.servers.iter().any(|server| server.health.is_broken()))
 }
 
 fn meant(verb: Verb) -> Result<Command, Problem> {

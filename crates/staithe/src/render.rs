@@ -84,6 +84,9 @@ fn status(report: &StatusReport, now_ms: i64) -> String {
         all if stopped > 0 => format!("{ready} of {all} ready, {stopped} stopped"),
         all => format!("{ready} of {all} ready"),
     };
+    if report.stopping {
+        out.push_str("stopping: calls in flight may finish, new connections are not served by this process\n");
+    }
     for (name, value) in [
         ("public", format!("{} ({guard})", clean(&report.public))),
         ("operator", clean(&report.operator)),
@@ -330,9 +333,13 @@ mod tests {
             state_dir: "/s".to_owned(),
             auth: true,
             ready: false,
+            stopping: false,
             resident_bytes: 13 << 20,
             servers,
         };
+        let stopping = StatusReport { stopping: true, ..report.clone() };
+        let text = reply(&Reply::Status(Box::new(stopping)), 3_660_000);
+        assert!(text.lines().nth(1).unwrap().starts_with("stopping: calls in flight may finish"), "{text}");
         let want = "staithe 0.1.0, process 42, up 1 h 1 min, 13.0 MiB
 public    http://127.0.0.1:8420 (token required)
 operator  http://127.0.0.1:8421

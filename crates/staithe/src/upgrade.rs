@@ -24,6 +24,10 @@ use tokio_util::sync::CancellationToken;
 const VARIABLE: &str = "STAITHE_TAKES_OVER";
 /// What it says first: another number for each way of speaking that is not understood by the one before.
 const GREETING: &[u8; 16] = b"staithe-handover";
+/// How long a program may take to say what it is.
+const SAYS: Duration = Duration::from_secs(2);
+/// As much of that as is read, bytes.
+const SAID: u64 = 256;
 /// How long the new process may take to read its configuration and open its database.
 const COMES: Duration = Duration::from_secs(60);
 /// How long whoever comes to the meeting place may be silent.
@@ -55,6 +59,7 @@ pub(crate) async fn upgrade(
         return Err(fault::usage(message, "start the daemon without --no-keeper first"));
     }
     let program = program(wanted.program.as_deref())?;
+    unless(stop, is_staithe(&program)).await??;
     let path = state.handover();
     let failed = |error: io::Error| fault::because("meet the new process", &error, "look at the daemon's log");
     let listener = meeting_place(&path).map_err(failed)?;
@@ -120,6 +125,23 @@ fn program(named: Option<&str>) -> Result<PathBuf, Problem> {
     Ok(named)
 }
 
+/// Asks a program what it is before it is run as a daemon: whatever else it is, it would do something of its own.
+async fn is_staithe(program: &Path) -> Result<(), Problem> {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| could_not_start(program, &error))?;
+    let Some(stdout) = child.stdout.take() else { return Ok(()) };
+    let mut said = String::new();
+    let heard = tokio::time::timeout(SAYS, stdout.take(SAID).read_to_string(&mut said)).await;
+    let why = match heard {
+        Ok(Ok(_)) if said.starts_with("staithe ") => return Ok(()),
+        Ok(_) => "`--version` does not say that it is one".to_owned(),
+        Err(_elapsed) => format!("`--version` is not answered within {} s", SAYS.as_secs()),
+    };
+    let message = format!("{} is no staithe: {why}", program.display());
+    Err(fault::usage(message, "nothing has changed; name a staithe: `staithe upgrade PROGRAM`"))
+}
+
 /// The path of the running program. Once another file was put there, the system says that ours is deleted.
 pub(crate) fn started_from() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
@@ -138,8 +160,11 @@ fn start(program: &Path) -> Result<Child, Problem> {
     for name in systemd::OF_ONE_PROCESS {
         command.env_remove(name);
     }
-    let started = command.spawn();
-    started.map_err(|error| fault::because(&format!("start {}", program.display()), &error, "nothing has changed"))
+    command.spawn().map_err(|error| could_not_start(program, &error))
+}
+
+fn could_not_start(program: &Path, error: &io::Error) -> Problem {
+    fault::because(&format!("start {}", program.display()), error, "nothing has changed")
 }
 
 /// The new process, once only the processes of the servers are missing to it.

@@ -278,9 +278,20 @@ async fn a_program_that_cannot_take_over_changes_nothing() {
     };
     let first = count().await;
     let before = daemon.pid();
-    for program in ["/bin/false", "/bin/cat", "/nowhere/at/all", "relative"] {
+    let silent = daemon.script("exec sleep 100");
+    let silent = format!("{} is no staithe", silent.display());
+    for (program, why) in [
+        ("/bin/false", "/bin/false is no staithe"),
+        ("/bin/cat", "/bin/cat is no staithe"),
+        (silent.split(' ').next().unwrap(), &*silent),
+        ("/nowhere/at/all", "is not a program"),
+        ("relative", "is not a program"),
+    ] {
+        let asked = monotonic();
         let output = tokio::task::block_in_place(|| daemon.command(&["upgrade", program]));
         assert!(!output.status.success(), "{program}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{program}: {output:?}");
+        assert!(asked.elapsed() < Duration::from_secs(20), "it takes as long as if it had been run");
     }
     assert_eq!(daemon.pid(), before);
     assert_eq!(count().await, first + 1);

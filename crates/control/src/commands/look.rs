@@ -15,7 +15,8 @@ pub(crate) fn status(parts: &Parts) -> Reply {
         operator: facts.operator.clone(),
         state_dir: facts.state_dir.clone(),
         auth: facts.auth,
-        ready: parts.supervisor.ready(),
+        ready: parts.supervisor.ready() && !parts.stopping.is_cancelled(),
+        stopping: parts.stopping.is_cancelled(),
         resident_bytes: resident_bytes(),
         servers: parts.supervisor.servers(),
     }))

@@ -2,16 +2,16 @@
 //! every field that is not used and every server that is not taken is in the notes, by its path, without its value.
 
 mod remote;
+mod settings;
 
 use super::expand::{Expander, Surroundings, env_file};
 use super::jsonc::{self, JsoncError};
-use model::{Bounds, Mode, ServerName, ServerSpec, Watch};
+use model::{Bounds, ServerName, ServerSpec};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Most servers that one file may hold.
 const MAX_SERVERS: usize = 1000;
@@ -252,6 +252,16 @@ struct Reader<'a> {
     notes: Vec<Note>,
 }
 
+/// What is wrong with one server: a person shall not have to mend and try again for each.
+#[derive(Default)]
+struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    fn or_value<T>(&mut self, read: Result<T, String>) -> Option<T> {
+        read.map_err(|mistake| self.0.push(mistake)).ok()
+    }
+}
+
 impl Reader<'_> {
     /// The error says why the server is not taken.
     fn spec(&mut self, name: &str, server: &Value) -> Result<ServerSpec, String> {
@@ -259,72 +269,36 @@ impl Reader<'_> {
         if remote::is_remote(fields)? {
             return self.remote_spec(name, fields);
         }
-        let name = self.name(name)?;
-        let mut args = self.args(fields)?;
-        let command = self.command(fields, &mut args)?;
-        let cwd = match self.cwd(fields)? {
-            None => self.place_to_be(&command, &args),
-            given => given,
+        let mut wrong = Mistakes::default();
+        let name = wrong.or_value(self.name(name));
+        let program = wrong.or_value(self.program(fields));
+        let env = wrong.or_value(self.env(fields));
+        let settled = wrong.or_value(self.settle(fields, &USED, &Bounds::NAMES));
+        let (Some(name), Some(program), Some(env), Some(settled)) = (name, program, env, settled) else {
+            return Err(wrong.0.join("; "));
         };
-        let mut spec = ServerSpec::new(name, self.located(command, cwd.as_deref())?, args);
-        let env = self.env(fields)?;
+        let (command, args, cwd) = program;
+        let mut spec = ServerSpec::new(name, command, args);
         if let Some(program) = spec.program_mut() {
             program.cwd = cwd;
             program.env = env;
         }
-        self.settle(&mut spec, fields, &USED)?;
-        Ok(spec)
+        Ok(settled.put_into(spec))
     }
 
-    /// What both kinds of server have, and a note for each field that has no effect.
-    fn settle(&mut self, spec: &mut ServerSpec, fields: &Map<String, Value>, used: &[&str]) -> Result<(), String> {
-        spec.enabled = self.enabled(fields)?;
-        spec.mode = self.choice(fields, "mode");
-        spec.era = self.choice(fields, "era");
-        spec.watch = self.watch(fields);
-        let bounds = if spec.program().is_some() { &Bounds::NAMES[..] } else { &Bounds::REMOTE };
-        for name in bounds {
-            match fields.get(*name) {
-                None | Some(Value::Null) => {}
-                // A bound that is not kept would be missed only when it is needed: such a server is not taken.
-                Some(value) => {
-                    let set = spec.bounds.set(name, &plain_text(value).unwrap_or_default());
-                    set.map_err(|error| error.to_string())?;
-                }
-            }
-        }
-        if spec.mode == Mode::Shared && spec.bounds.spares.is_some_and(|spares| spares > 0) {
-            self.note("spares", Kind::NotUsed, "in the mode `shared` one process serves everybody");
-        }
-        let known = |field: &str| used.contains(&field) || bounds.contains(&field);
-        for field in fields.keys().filter(|field| !known(field)) {
-            self.note(field, Kind::NotUsed, why_not_used(field));
-        }
-        if let Some(from) = self.variables() {
-            self.notes.push(Note { path: self.path.to_owned(), kind: Kind::Changed, text: from });
-        }
-        Ok(())
-    }
-
-    /// A setting that is staithe's own. Another tool's field of that name is not taken for it.
-    fn choice<T: FromStr<Err: fmt::Display> + Default>(&mut self, fields: &Map<String, Value>, field: &str) -> T {
-        let Some(given) = fields.get(field) else { return T::default() };
-        match given.as_str().unwrap_or_default().parse() {
-            Ok(chosen) => chosen,
-            Err(error) => {
-                self.note(field, Kind::NotUsed, error.to_string());
-                T::default()
-            }
-        }
-    }
-
-    /// Times of its own. Another tool's field of that name is not taken for it.
-    fn watch(&mut self, fields: &Map<String, Value>) -> Watch {
-        let Some(given) = fields.get("watch") else { return Watch::default() };
-        serde_json::from_value(given.clone()).unwrap_or_else(|error| {
-            self.note("watch", Kind::NotUsed, error.to_string());
-            Watch::default()
-        })
+    /// What is started, with what arguments and where.
+    fn program(&mut self, fields: &Map<String, Value>) -> Result<(String, Vec<String>, Option<String>), String> {
+        let mut wrong = Mistakes::default();
+        let cwd = wrong.or_value(self.cwd(fields));
+        let args = wrong.or_value(self.args(fields));
+        // The wrappers of Windows are told by the arguments: with wrong ones they cannot be looked for.
+        let mut args_left = args.clone().unwrap_or_default();
+        let text = wrong.or_value(self.command_text(fields));
+        let command = text.filter(|_| args.is_some());
+        let command = command.and_then(|text| wrong.or_value(self.command(text, &mut args_left)));
+        let (Some(cwd), Some(command)) = (cwd, command) else { return Err(wrong.0.join("; ")) };
+        let cwd = cwd.or_else(|| self.place_to_be(&command, &args_left));
+        Ok((self.located(command, cwd.as_deref())?, args_left, cwd))
     }
 
     fn note(&mut self, field: &str, kind: Kind, text: impl Into<String>) {
@@ -370,13 +344,16 @@ impl Reader<'_> {
         Ok(out)
     }
 
+    fn command_text(&mut self, fields: &Map<String, Value>) -> Result<String, String> {
+        match fields.get("command") {
+            Some(Value::String(text)) => Ok(self.expand("command", text)?.trim().to_owned()),
+            Some(_) => Err("`command` is not text".to_owned()),
+            None => Err("it has no `command`".to_owned()),
+        }
+    }
+
     /// The program. What only Windows needs around it (`cmd /c npx`, `npx.cmd`) is taken off.
-    fn command(&mut self, fields: &Map<String, Value>, args: &mut Vec<String>) -> Result<String, String> {
-        let mut command = match fields.get("command") {
-            Some(Value::String(text)) => self.expand("command", text)?.trim().to_owned(),
-            Some(_) => return Err("`command` is not text".to_owned()),
-            None => return Err("it has no `command`".to_owned()),
-        };
+    fn command(&mut self, mut command: String, args: &mut Vec<String>) -> Result<String, String> {
         let file = command.rsplit(['/', '\\']).next().unwrap_or_default().to_ascii_lowercase();
         if file == "cmd" || file == "cmd.exe" {
             let switch = |arg: &String| matches!(arg.to_ascii_lowercase().as_str(), "/c" | "/d" | "/s");
@@ -491,54 +468,11 @@ impl Reader<'_> {
         }
         Ok(out)
     }
-
-    fn enabled(&mut self, fields: &Map<String, Value>) -> Result<bool, String> {
-        for (field, stops) in [("disabled", true), ("enabled", false)] {
-            match fields.get(field) {
-                None | Some(Value::Null) => {}
-                Some(Value::Bool(value)) if *value == stops => {
-                    self.note(field, Kind::Changed, "it is added stopped; `staithe start` lets it run");
-                    return Ok(false);
-                }
-                Some(Value::Bool(_)) => {}
-                Some(_) => return Err(format!("`{field}` is neither true nor false")),
-            }
-        }
-        Ok(true)
-    }
-
-    fn variables(&self) -> Option<String> {
-        let names: Vec<_> = self.expander.used.iter().map(|name| format!("${{{name}}}")).collect();
-        (!names.is_empty()).then(|| format!("{} got the value that it has here and now", names.join(", ")))
-    }
 }
 
 /// Fields that have an effect.
 const USED: [&str; 11] =
     ["command", "args", "env", "envFile", "cwd", "type", "disabled", "enabled", "mode", "era", "watch"];
-
-fn why_not_used(field: &str) -> &'static str {
-    match field {
-        "alwaysAllow" | "autoApprove" | "autoAllow" | "trust" => {
-            "which calls need a person's consent is the client's decision"
-        }
-        "timeout" | "startupTimeout" | "toolTimeout" | "initTimeout" => {
-            "staithe has one limit for every server: see `staithe check`"
-        }
-        "dev" => "reloading on file changes is the editor's own feature",
-        "sandbox" | "sandboxEnabled" => "staithe does not have that sandbox: the server runs with its own rights",
-        "description" | "icon" | "gallery" | "version" | "displayName" | "note" | "_comment" | "comment" => {
-            "it is for people to read"
-        }
-        "disabledTools" | "includeTools" | "excludeTools" | "tools" => "staithe shows every tool of a server",
-        "headers" | "headersFile" | "allowPlain" => "it is for remote servers",
-        "oauth" | "auth" => "staithe cannot log in to remote servers yet; `headersFile` takes a token",
-        "env" | "envFile" | "args" | "cwd" => "it is for programs",
-        field if Bounds::NAMES.contains(&field) => "it is for programs",
-        "transport" | "transportType" => "the command decides: stdin and stdout",
-        _ => "staithe does not know it",
-    }
-}
 
 /// The nearest valid name: other characters become `-`, runs of them one.
 fn slug(given: &str) -> Option<ServerName> {

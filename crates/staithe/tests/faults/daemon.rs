@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 use stdx::clock::monotonic;
 
@@ -126,9 +126,13 @@ impl Daemon {
 
     /// The same as its operator reads it.
     pub(crate) fn text(&self, words: &[&str]) -> String {
+        String::from_utf8_lossy(&self.run(words).stdout).into_owned()
+    }
+
+    /// What becomes of a command that ends.
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_staithe"));
-        let out = command.args(words).arg("--state-dir").arg(self.state()).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).into_owned()
+        command.args(words).arg("--state-dir").arg(self.state()).output().unwrap()
     }
 
     pub(crate) fn token(&self, principal: &str) -> String {

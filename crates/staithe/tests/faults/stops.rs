@@ -166,6 +166,30 @@ async fn a_second_sigterm_leaves_the_servers_that_are_to_stay() {
 }
 
 #[tokio::test]
+async fn what_a_stop_leaves_is_said_while_it_drains_and_by_a_daemon_that_cannot_have_it() {
+    let mut daemon = Daemon::new(&load::servers(), &["--leave-servers"], "");
+    let (call, waits) = Resumable::begin_held(&daemon, 10).await;
+    assert_eq!(daemon.cli(&["status"])["stopping"], false);
+    daemon.terminate();
+    daemon.stopping().await;
+    assert!(daemon.last_words().contains("the servers go on"), "{}", daemon.last_words());
+    let output = daemon.run(&["--json", "status"]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&status["stopping"], &status["ready"]), (&json!(true), &json!(false)), "{status}");
+    assert_eq!(output.status.code(), Some(5), "{status}");
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(1));
+    let keeper = daemon.keeper().unwrap();
+    let output = daemon.run(&["serve", "--no-keeper", "--listen", "127.0.0.1:0", "--operator", "127.0.0.1:0"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let told = said.contains(&format!("keeper {keeper} still holds the servers"));
+    assert!(told && said.contains(&format!("`kill {keeper}`")), "{said}");
+    assert_eq!(daemon.keeper(), Some(keeper), "it was not harmed");
+    drop((call, waits));
+}
+
+#[tokio::test]
 async fn a_call_that_outlasts_the_drain_ends_and_its_session_stays() {
     let mut daemon = Daemon::new(&load::servers(), &[], "[limits]\ndrain = \"1 s\"\n");
     let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();

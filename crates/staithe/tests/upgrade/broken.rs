@@ -92,20 +92,15 @@ impl Heir {
 
 impl Daemon {
     /// A shell script as program.
-    fn program(&self, body: &str) -> PathBuf {
+    pub(crate) fn script(&self, body: &str) -> PathBuf {
         let path = self.dir.path().join("program");
-        stdx::durable::write_file(
-            &path,
-            format!(
-                "#!/bin/sh
-{body}
-"
-            )
-            .as_bytes(),
-            0o755,
-        )
-        .unwrap();
+        stdx::durable::write_file(&path, format!("#!/bin/sh\n{body}\n").as_bytes(), 0o755).unwrap();
         path
+    }
+
+    /// One that says it is a staithe.
+    fn program(&self, body: &str) -> PathBuf {
+        self.script(&format!("[ \"$1\" = --version ] && exec echo staithe 0\n{body}"))
     }
 
     fn begin_upgrade(&self, program: &Path) -> JoinHandle<Output> {
@@ -324,5 +319,24 @@ async fn a_stranger_at_the_meeting_place_holds_nothing_up() {
     assert!(output.status.success(), "{output:?}");
     drop(silent);
     assert_ne!(tokio::task::block_in_place(|| daemon.pid()), before);
+    tokio::task::block_in_place(|| daemon.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_an_upgrade_goes_on_another_is_refused_at_once() {
+    let daemon = Daemon::start();
+    let before = daemon.pid();
+    let first = daemon.begin_upgrade(&daemon.program("exec sleep 100"));
+    // It is there for as long as the first one waits for its process, which says nothing.
+    let place = daemon.dir.path().join("state/run/handover.sock");
+    until("the first one waits", || place.exists()).await;
+    let second = tokio::task::block_in_place(|| daemon.command(&["upgrade"]));
+    assert!(!second.status.success(), "{second:?}");
+    assert!(String::from_utf8_lossy(&second.stderr).contains("an upgrade goes on"), "{second:?}");
+    assert!(!first.is_finished());
+    met(&place).await.write_all(b"another-greeting").await.unwrap();
+    assert!(!first.await.unwrap().status.success());
+    assert_eq!(tokio::task::block_in_place(|| daemon.pid()), before);
+    assert!(tokio::task::block_in_place(|| daemon.command(&["upgrade"])).status.success(), "{}", daemon.log());
     tokio::task::block_in_place(|| daemon.stop());
 }

@@ -1,7 +1,7 @@
 //! Servers with a `url`: they run elsewhere and are reached over HTTP.
 
-use super::{Kind, Reader};
-use model::{EraPin, Remote, RemoteUrl, ServerSpec};
+use super::{Kind, Mistakes, Reader};
+use model::{BadRemote, Bounds, EraPin, Remote, RemoteUrl, ServerSpec};
 use serde_json::{Map, Value};
 
 /// Under which names other tools keep the address.
@@ -59,31 +59,48 @@ fn transport(fields: &Map<String, Value>) -> Option<&str> {
 
 impl Reader<'_> {
     pub(super) fn remote_spec(&mut self, name: &str, fields: &Map<String, Value>) -> Result<ServerSpec, String> {
-        refuse_inline_headers(fields)?;
-        let name = self.name(name)?;
-        let url: RemoteUrl = self.address(fields)?.parse().map_err(|error: model::BadRemote| error.to_string())?;
-        let headers_file = match fields.get("headersFile") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => {
-                let path = self.expand("headersFile", text)?;
-                Some(self.absolute("headersFile", path)?)
-            }
-            Some(_) => return Err("`headersFile` is not text".to_owned()),
+        let mut wrong = Mistakes::default();
+        wrong.0.extend(refuse_inline_headers(fields).err());
+        let name = wrong.or_value(self.name(name));
+        let remote = wrong.or_value(self.remote(fields));
+        let settled = wrong.or_value(self.settle(fields, &USED, &Bounds::REMOTE));
+        let (Some(name), Some(remote), Some(settled), []) = (name, remote, settled, &*wrong.0) else {
+            return Err(wrong.0.join("; "));
         };
-        let allow_plain = match fields.get("allowPlain") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(allowed)) => *allowed,
-            Some(_) => return Err("`allowPlain` is neither true nor false".to_owned()),
-        };
-        let remote = Remote::new(url, headers_file, allow_plain).map_err(|error| error.to_string())?;
-        let mut spec = ServerSpec::remote(name, remote);
-        self.settle(&mut spec, fields, &USED)?;
+        let mut spec = settled.put_into(ServerSpec::remote(name, remote));
         if transport(fields) == Some("sse") && !fields.contains_key("era") {
             spec.era = EraPin::Sse;
             let field = TRANSPORTS.into_iter().find(|name| fields.contains_key(*name)).unwrap_or("type");
             self.note(field, Kind::Changed, "its era is `sse`; give `\"era\": \"auto\"` to let staithe find out");
         }
         Ok(spec)
+    }
+
+    fn remote(&mut self, fields: &Map<String, Value>) -> Result<Remote, String> {
+        let mut wrong = Mistakes::default();
+        let url = self.address(fields).and_then(|url| url.parse().map_err(|error: BadRemote| error.to_string()));
+        let url: Option<RemoteUrl> = wrong.or_value(url);
+        let headers_file = wrong.or_value(self.headers_file(fields));
+        let allow_plain = wrong.or_value(match fields.get("allowPlain") {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(allowed)) => Ok(*allowed),
+            Some(_) => Err("`allowPlain` is neither true nor false".to_owned()),
+        });
+        let (Some(url), Some(headers_file), Some(allow_plain)) = (url, headers_file, allow_plain) else {
+            return Err(wrong.0.join("; "));
+        };
+        Remote::new(url, headers_file, allow_plain).map_err(|error| error.to_string())
+    }
+
+    fn headers_file(&mut self, fields: &Map<String, Value>) -> Result<Option<String>, String> {
+        match fields.get("headersFile") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => {
+                let path = self.expand("headersFile", text)?;
+                self.absolute("headersFile", path).map(Some)
+            }
+            Some(_) => Err("`headersFile` is not text".to_owned()),
+        }
     }
 
     fn address(&mut self, fields: &Map<String, Value>) -> Result<String, String> {
