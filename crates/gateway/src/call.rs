@@ -5,6 +5,7 @@ use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::held::{self, Kept};
 use crate::listen::Host;
+use crate::modern::fail;
 use crate::permit::Permit;
 use crate::reply::{Left, Reply};
 use crate::rounds;
@@ -66,11 +67,7 @@ pub(crate) async fn call(host: Arc<Host>, permit: Permit, mut asked: Box<Asked>,
         }
         Err(error) => {
             tracing::info!(server = %permit.server(), principal = %permit.principal(), %error, "a call failed");
-            if let Some(value) = error.retry_header(asked.era()) {
-                reply.header("retry-after", value);
-            }
-            reply.course().outcome(error.outcome());
-            Box::pin(reply.finish(error.delivery(asked.era(), Some(&asked.id())))).await;
+            Box::pin(fail(reply, &error, asked.era(), Some(&asked.id()))).await;
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::telemetry;
 use crate::upgrade;
 use crate::watch;
 use control::HostKind;
+use doors::Socket;
 use model::Problem;
 use serde_json::json;
 use std::io::Read;
@@ -47,6 +48,10 @@ pub(crate) async fn serve(args: &ServeArgs, flag: Option<&Path>, output: Output)
     let local = config.postgres.is_none().then(|| store.clone());
     let host = assemble::assemble(&state, lock, store, &config, HostKind::Serve, succession).await?;
     host.supervisor.serves();
+    if !host.supervisor.is_let_go().await {
+        // It died at the change, before or after it had put our socket in the place of its own.
+        let _ = Socket::put_in_place(&state.socket());
+    }
     if output.is_json() {
         output.json(&json!({"listening": listening_json(&host.listening)}));
     } else {

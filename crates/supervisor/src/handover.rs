@@ -83,6 +83,8 @@ pub struct GivenAway {
     supervisor: Supervisor,
     instances: HashMap<u64, (Arc<Instance>, Option<Rest>)>,
     lines: mpsc::Receiver<(u64, Option<Vec<u8>>)>,
+    /// Holds `lines` open: a host may have no pipe at all.
+    _open: mpsc::Sender<(u64, Option<Vec<u8>>)>,
     told: Told,
     /// One whose reader or writer did not stop.
     held: Option<ServerName>,
@@ -121,7 +123,7 @@ impl Supervisor {
             instances.insert(instance.id, (instance.clone(), rest));
         }
         drop(tokio::time::timeout(LETS_GO, self.shared().keeper.detach()).await);
-        GivenAway { supervisor: self.clone(), instances, lines, told: Told::default(), held }
+        GivenAway { supervisor: self.clone(), instances, lines, _open: sender, told: Told::default(), held }
     }
 
     /// A client's answer or cancellation that belongs to no call of this daemon.
@@ -142,6 +144,15 @@ impl Supervisor {
     pub fn serves(&self) {
         if let Some(predecessor) = &self.shared().predecessor {
             predecessor.send(&Frame::Serving);
+        }
+    }
+
+    /// Waits for the word of the old daemon that it takes nothing back. False where it went away without it: what it had
+    /// still to do at the change is then ours.
+    pub async fn is_let_go(&self) -> bool {
+        match &self.shared().predecessor {
+            Some(predecessor) => predecessor.let_go().await,
+            None => true,
         }
     }
 
@@ -173,6 +184,14 @@ struct Told {
 /// Calls of this daemon and those before it.
 fn calls(instance: &Instance) -> u32 {
     u32::try_from(instance.in_flight()).unwrap_or(u32::MAX).saturating_add(instance.earlier_calls())
+}
+
+/// A line that the new daemon is to write, or the word that a process is not needed any more.
+fn passed((instance, line): (u64, Option<Vec<u8>>)) -> Frame {
+    match line {
+        Some(line) => Frame::Line { instance, line },
+        None => Frame::Released { instance },
+    }
 }
 
 impl GivenAway {
@@ -218,8 +237,9 @@ impl GivenAway {
     }
 
     /// The new daemon did not come: goes on as if nothing had happened. What it has started is ended.
-    pub async fn take_back(self) -> Result<(), KeeperError> {
-        let shared = self.supervisor.shared();
+    pub async fn take_back(mut self) -> Result<(), KeeperError> {
+        let supervisor = self.supervisor.clone();
+        let shared = supervisor.shared();
         let mut waited = Duration::ZERO;
         // The keeper may not have heard yet that the other one is gone.
         while let Err(error) = shared.keeper.attach_again().await {
@@ -233,11 +253,20 @@ impl GivenAway {
         let last = all.iter().map(|held| held.id).max().unwrap_or_default();
         shared.instance_ids.fetch_max(last, Ordering::Relaxed);
         let waited_for = shared.keeper.waited_for();
-        for (instance, rest) in self.instances.into_values() {
+        let mut late = self.late_lines();
+        for (id, (instance, rest)) in &mut self.instances {
             if let Outlet::Pipe(writer) = instance.outlet() {
-                writer.take_back(rest.map(|rest| rest.unwritten).unwrap_or_default());
+                let mut unwritten = rest.take().map(|rest| rest.unwritten).unwrap_or_default();
+                unwritten.extend(late.remove(id).unwrap_or_default());
+                writer.take_back(unwritten);
             }
             instance.pause.resume();
+        }
+        // What came while the first were taken back.
+        for (id, lines) in self.late_lines() {
+            if let Some((instance, _)) = self.instances.get(&id) {
+                let _ = instance.send(lines);
+            }
         }
         shared.freeze(false);
         self.supervisor.keep_spares();
@@ -253,6 +282,15 @@ impl GivenAway {
         Ok(())
     }
 
+    /// Lines that calls have sent since the pipes were stopped.
+    fn late_lines(&mut self) -> HashMap<u64, Vec<u8>> {
+        let mut late: HashMap<u64, Vec<u8>> = HashMap::new();
+        while let Ok((id, line)) = self.lines.try_recv() {
+            late.entry(id).or_default().extend(line.unwrap_or_default());
+        }
+        late
+    }
+
     /// Lives on what the new daemon passes on, for as long as that one does, or until `over`.
     pub async fn relay(mut self, stream: UnixStream, over: CancellationToken) {
         let (reads, mut writes) = stream.into_split();
@@ -261,12 +299,8 @@ impl GivenAway {
         loop {
             tokio::select! {
                 line = self.lines.recv() => {
-                    let Some((instance, line)) = line else { return };
-                    let frame = match line {
-                        Some(line) => Frame::Line { instance, line },
-                        None => Frame::Released { instance },
-                    };
-                    if writes.write_all(&frame.encode()).await.is_err() {
+                    let Some(line) = line else { return };
+                    if writes.write_all(&passed(line).encode()).await.is_err() {
                         break;
                     }
                 }
@@ -274,7 +308,10 @@ impl GivenAway {
                     break;
                 },
                 () = over.cancelled() => {
-                    // The last calls have ended since the last look.
+                    // What was sent and what has ended since the last look.
+                    while let Ok(line) = self.lines.try_recv() {
+                        let _ = writes.write_all(&passed(line).encode()).await;
+                    }
                     let _ = self.tell_changes(&mut writes).await;
                     return;
                 }
@@ -338,15 +375,23 @@ impl GivenAway {
     fn client_said(&self, session: &str, body: Vec<u8>) {
         let limits = Limits { bytes: body.len(), depth: 128 };
         let Ok(message) = Message::parse(Bytes::from(body), Side::Client, &limits) else { return };
-        let Some(session) = self.supervisor.session_by_id(session) else { return };
+        // A daemon before this one may be meant.
+        let Some(session) = self.supervisor.session_by_id(session) else {
+            return self.supervisor.tell_predecessor(session, &message);
+        };
         match message.shape() {
-            Shape::Success | Shape::Failure => drop(session.answer(&message)),
+            Shape::Success | Shape::Failure => {
+                if !session.answer(&message) {
+                    self.supervisor.tell_predecessor(session.id(), &message);
+                }
+            }
             Shape::Notification => {
                 let Some(id) = message.member(Place::Params, "requestId") else { return };
                 let reason = message.text(Place::Params, "reason").unwrap_or_default();
                 for (instance, _) in self.instances.values() {
                     instance.cancel(&session, message.raw(id.value), &reason);
                 }
+                self.supervisor.tell_predecessor(session.id(), &message);
             }
             Shape::Request => {}
         }

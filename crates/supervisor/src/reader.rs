@@ -79,6 +79,10 @@ async fn paced(flow: &mut Flow, instance: &Instance, paused: &mut (impl Future<O
     tokio::select! {
         biased;
         () = paused => true,
-        () = flow.pace(instance, "stdout") => false,
+        () = flow.pace(instance, "stdout") => {
+            // What it has written waits here, and so may its answer to a probe: that is no silence.
+            instance.pulse.beat();
+            false
+        }
     }
 }

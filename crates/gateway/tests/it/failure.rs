@@ -391,7 +391,7 @@ async fn a_call_that_meets_an_idle_stop_is_served() {
     let host = Host::with(vec![spec], setup).await;
     let client = host.client();
     let first = text(&modern_tool(&client, "odd", "pid", json!({})).await).to_owned();
-    let ending = || host.supervisor.instances(None).iter().any(|i| i.health == Health::Starting);
+    let ending = || host.supervisor.instances(None).iter().any(|i| i.health == Health::Stopped);
     eventually("the idle process is being ended", ending).await;
     assert!(alive(first.parse().unwrap()), "it takes its time");
     let second = text(&modern_tool(&client, "odd", "pid", json!({})).await).to_owned();

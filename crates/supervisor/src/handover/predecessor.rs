@@ -150,11 +150,12 @@ impl Predecessor {
         self.gone.cancelled().await;
     }
 
-    /// Done when it takes nothing back any more, or is gone: from then on the pipes are ours.
-    pub(crate) async fn let_go(&self) {
+    /// Done when it takes nothing back any more, or is gone: from then on the pipes are ours. Whether it has said so.
+    pub(crate) async fn let_go(&self) -> bool {
         tokio::select! {
-            () = self.let_go.cancelled() => {}
-            () = self.gone.cancelled() => {}
+            biased;
+            () = self.let_go.cancelled() => true,
+            () = self.gone.cancelled() => false,
         }
     }
 
@@ -243,6 +244,6 @@ async fn tell(predecessor: Arc<Predecessor>, mut writes: OwnedWriteHalf) {
             Some(Err(_)) | None => break,
         }
     }
-    predecessor.gone.cancel();
+    // What it said last may not be read yet: `hear` finds the end.
     predecessor.frames.close();
 }
