@@ -68,6 +68,15 @@ pub(crate) fn needs(command: &Command) -> Right {
     }
 }
 
+/// Whether a command changes what the next daemon reads or takes over. One that lets an operator make a call changes
+/// nothing that lasts, and an upgrade has its own turn.
+pub(crate) fn changes(command: &Command) -> bool {
+    match command {
+        Command::Access { .. } | Command::Upgrade { .. } => false,
+        other => needs(other) != Right::Read,
+    }
+}
+
 /// Both doors of today admit only the owner of the host, who has every right. A door that admits others brings rights
 /// of its own into `Operator`, and this is where they count.
 fn operator_has(_operator: &Operator, right: Right) -> bool {
@@ -120,7 +129,7 @@ pub(crate) fn server(command: &Command) -> Option<&model::ServerName> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Right, needs};
+    use super::{Right, changes, needs};
     use model::Command;
 
     #[test]
@@ -130,5 +139,15 @@ mod tests {
         assert_eq!(needs(&Command::TokenRevoke { id: "x".to_owned() }), Right::Grant);
         assert_eq!(needs(&Command::Restart { server: server() }), Right::Operate);
         assert_eq!(needs(&Command::Tokens), Right::Read);
+    }
+
+    #[test]
+    fn looking_and_calling_change_nothing() {
+        let server = || "a".parse().unwrap();
+        assert!(changes(&Command::TokenRevoke { id: "x".to_owned() }));
+        assert!(changes(&Command::Restart { server: server() }));
+        for harmless in [Command::Status, Command::Tokens, Command::Access { server: server() }] {
+            assert!(!changes(&harmless), "{harmless:?}");
+        }
     }
 }

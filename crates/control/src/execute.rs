@@ -1,6 +1,7 @@
 //! One function for every command and every door: authorize, run, trace.
 
 use crate::authorize::{self, Permit};
+use crate::commands::upgrade::Turn;
 use crate::commands::{import, logs, look, server, token, upgrade};
 use crate::follow::LogFollow;
 use crate::identify::{Door, Operator};
@@ -11,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use store::Store;
 use supervisor::Supervisor;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{RwLock, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// What a host was started as.
@@ -73,6 +74,9 @@ pub(crate) struct Parts {
     pub(crate) upgrades: mpsc::Sender<Upgrade>,
     /// There is one upgrade at a time: whoever has this may ask for it.
     pub(crate) turn: Arc<Semaphore>,
+    /// Read by each command while it changes something, written by an upgrade from before the other daemon reads what is
+    /// stored: it reads that once, so what is changed later would be done in vain.
+    pub(crate) changes: Arc<RwLock<()>>,
     /// Cancelled once the host stops.
     pub(crate) stopping: CancellationToken,
 }
@@ -84,8 +88,8 @@ pub struct Upgrade {
     pub program: Option<String>,
     /// Takes what came of it.
     pub done: oneshot::Sender<Result<String, Problem>>,
-    /// While it is held no other upgrade is asked for, also where the operator has left.
-    pub turn: OwnedSemaphorePermit,
+    /// To be held until the upgrade has failed, or for good: see there.
+    pub turn: Turn,
 }
 
 /// What comes of a command.
@@ -108,8 +112,9 @@ impl Control {
         stopping: CancellationToken,
     ) -> (Self, mpsc::Receiver<Upgrade>) {
         let (upgrades, wanted) = mpsc::channel(1);
-        let turn = Arc::new(Semaphore::new(1));
-        (Self { parts: Arc::new(Parts { store, supervisor, authority, facts, upgrades, turn, stopping }) }, wanted)
+        let (turn, changes) = (Arc::new(Semaphore::new(1)), Arc::new(RwLock::new(())));
+        let parts = Parts { store, supervisor, authority, facts, upgrades, turn, changes, stopping };
+        (Self { parts: Arc::new(parts) }, wanted)
     }
 
     /// Does what the operator asks, if the operator may. What changed is stored when this returns, and the supervisor
@@ -153,7 +158,9 @@ impl Control {
 
     async fn run(&self, permit: Permit) -> Result<Outcome, Problem> {
         let parts = &*self.parts;
-        let reply = match permit.into_command() {
+        let command = permit.into_command();
+        let _changing = if authorize::changes(&command) { Some(upgrade::none_goes_on(parts)?) } else { None };
+        let reply = match command {
             Command::Logs { server, lines, follow } => {
                 return logs::logs(parts, &server, lines, follow).await.map(Outcome::Follow);
             }

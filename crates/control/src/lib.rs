@@ -10,6 +10,7 @@ mod identify;
 mod problem;
 
 pub use commands::import::{Imported, put_servers};
+pub use commands::upgrade::Turn;
 pub use execute::{Control, HostFacts, HostKind, Outcome, Readiness, Upgrade};
 pub use follow::LogFollow;
 pub use identify::{Door, Evidence, Operator, identify};

@@ -34,6 +34,11 @@ pub(crate) fn unhealthy(message: String, hint: String) -> Problem {
     Problem { code: ProblemCode::Unhealthy, blame: Blame::Server, message, hint: Some(hint) }
 }
 
+/// The host cannot do it now, and can soon.
+pub(crate) fn not_now(message: String, hint: String) -> Problem {
+    Problem { code: ProblemCode::Unhealthy, blame: Blame::Host, message, hint: Some(hint) }
+}
+
 /// The command cannot be done as things stand; the caller can change that.
 pub(crate) fn refused(message: String, hint: String) -> Problem {
     Problem { code: ProblemCode::Failed, blame: Blame::Caller, message, hint: Some(hint) }

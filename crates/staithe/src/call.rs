@@ -30,35 +30,26 @@ const REVISION: &str = "2026-07-28";
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// How long the host may take to take the connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How often a call is tried whose token the host does not know.
+const TRIES: u32 = 10;
+/// How long after such a try comes the next: a new daemon takes calls a moment before it takes commands.
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// Most pages of a list of tools.
 const MAX_PAGES: usize = 100;
 /// The request's id. There is one request per connection.
 const ID: u64 = 1;
 
+/// What a tool is given; numbers keep their spelling.
+type Arguments = BTreeMap<String, Box<RawValue>>;
+
 /// Calls one tool and prints its answer; exit code 1 where the tool says that it failed. Without a tool it lists them.
 pub(crate) async fn call(args: &CallArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
     let arguments = arguments(&args.arguments)?;
     let state = StateDir::choose(flag, None)?;
-    let access = Command::Access { server: args.server.clone() };
-    let Reply::Access { url, token } = doors::call(&state.socket(), &access).await?.only().await? else {
-        return Err(fault::failed(
-            "the daemon answered something else than asked",
-            "is it another version of staithe?",
-        ));
-    };
     let limit = Duration::from_secs(args.timeout);
-    let asked = async {
-        match &args.tool {
-            Some(tool) => {
-                let call = ToolCall { url: &url, token: token.as_deref(), tool, arguments: &arguments };
-                call.ask(args.timing, &mut |note| output.note(note)).await
-            }
-            None => list(&url, token.as_deref()).await.map(|tools| (tools, None)),
-        }
-    };
-    let (answer, timing) = match tokio::time::timeout(limit, asked).await {
+    let (answer, timing) = match tokio::time::timeout(limit, ask(args, &arguments, &state, output)).await {
         Err(_elapsed) => return Err(too_slow(args)),
-        Ok(Err(Failure { problem, error: Some(error) })) if output.is_json() => {
+        Ok(Err(Failure { problem, error: Some(error), .. })) if output.is_json() => {
             return Ok(output.problem_with(&problem, &error));
         }
         Ok(answer) => answer?,
@@ -79,7 +70,38 @@ pub(crate) async fn call(args: &CallArgs, flag: Option<&Path>, output: Output) -
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn arguments(text: &str) -> Result<BTreeMap<String, Box<RawValue>>, Problem> {
+/// Asks with a token for this one call. Only the daemon that made it knows it: where another one has taken over since, that
+/// one has refused the call, and is asked for a token of its own.
+async fn ask(args: &CallArgs, arguments: &Arguments, state: &StateDir, output: Output) -> Result<Answer, Failure> {
+    let mut tries = 1;
+    loop {
+        let (url, token) = access(args, state).await?;
+        let token = token.as_deref();
+        let answer = match &args.tool {
+            Some(tool) => {
+                let call = ToolCall { url: &url, token, tool, arguments };
+                call.ask(args.timing, &mut |note| output.note(note)).await
+            }
+            None => list(&url, token).await.map(|tools| (tools, None)),
+        };
+        match answer {
+            Err(failure) if failure.unknown_token && tries < TRIES => tries += 1,
+            other => return other,
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// The server's address, and a token where one is needed.
+async fn access(args: &CallArgs, state: &StateDir) -> Result<(String, Option<String>), Problem> {
+    let access = Command::Access { server: args.server.clone() };
+    match doors::call(&state.socket(), &access).await?.only().await? {
+        Reply::Access { url, token } => Ok((url, token)),
+        _ => Err(fault::failed("the daemon answered something else than asked", "is it another version of staithe?")),
+    }
+}
+
+fn arguments(text: &str) -> Result<Arguments, Problem> {
     serde_json::from_str(text).map_err(|error| {
         let hint = match text.split_once('=') {
             Some((name, _)) if !text.trim_start().starts_with('{') => {
@@ -136,11 +158,13 @@ pub(crate) struct Failure {
     problem: Problem,
     /// The JSON-RPC error, where that was the answer.
     error: Option<Value>,
+    /// The host did not know the token, so the call was not made.
+    unknown_token: bool,
 }
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self { problem, error: None }
+        Self { problem, error: None, unknown_token: false }
     }
 }
 
@@ -159,7 +183,7 @@ pub(crate) struct ToolCall<'a> {
     /// The tool.
     pub(crate) tool: &'a str,
     /// Its arguments; numbers keep their spelling.
-    pub(crate) arguments: &'a BTreeMap<String, Box<RawValue>>,
+    pub(crate) arguments: &'a Arguments,
 }
 
 #[derive(Serialize)]
@@ -391,7 +415,7 @@ fn outcome(status: StatusCode, mut message: Value) -> Result<Value, Failure> {
     if let Some(blame) = error.as_ref().and_then(blame) {
         problem.blame = blame;
     }
-    Err(Failure { problem, error })
+    Err(Failure { problem, error, unknown_token: status == StatusCode::UNAUTHORIZED })
 }
 
 /// Whom an error is to be blamed on: staithe's own errors say it, the server's own are its fault unless their code says

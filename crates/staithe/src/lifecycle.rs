@@ -88,11 +88,16 @@ pub(crate) async fn serve_until_signal(
                 let (outcome, told) = upgraded(&mut host, state, &wanted, signals).await;
                 match outcome {
                     Ok((replaced, text)) => {
+                        // Its turn is kept to the end: what is changed here now would be changed in vain.
                         systemd.followed_by(replaced.pid);
                         drop(wanted.done.send(Ok(text)));
                         return finish(replaced, host, signals).await;
                     }
-                    Err(problem) => drop(wanted.done.send(Err(problem))),
+                    Err(problem) => {
+                        // Before the operator hears of it and goes on.
+                        drop(wanted.turn);
+                        drop(wanted.done.send(Err(problem)));
+                    }
                 }
                 if let Some(name) = told {
                     begin_to_stop(name, &host, &systemd);

@@ -3,6 +3,8 @@
 
 #[path = "upgrade/broken.rs"]
 mod broken;
+#[path = "upgrade/commands.rs"]
+mod commands;
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};

@@ -18,7 +18,7 @@ const GREETING: &[u8; 16] = b"staithe-handover";
 const YIELDED: u8 = 2;
 
 /// The place of the new daemon, between it and the old one.
-struct Between {
+pub(crate) struct Between {
     upgrade: JoinHandle<Output>,
     place: PathBuf,
     old: UnixStream,
@@ -27,7 +27,7 @@ struct Between {
 
 impl Between {
     /// Lets the old daemon give everything away, to us.
-    async fn begin(daemon: &Daemon) -> Self {
+    pub(crate) async fn begin(daemon: &Daemon) -> Self {
         let program = daemon.program("exec sleep 100");
         let upgrade = daemon.begin_upgrade(&program);
         let place = daemon.dir.path().join("state/run/handover.sock");
@@ -47,7 +47,7 @@ impl Between {
     }
 
     /// A real daemon that takes over, and whose words the old one never hears.
-    async fn heir(&self, daemon: &Daemon) -> (Heir, UnixStream) {
+    pub(crate) async fn heir(&self, daemon: &Daemon) -> (Heir, UnixStream) {
         std::fs::remove_file(&self.place).unwrap();
         let listener = UnixListener::bind(&self.place).unwrap();
         let before = daemon.server_log().matches("taken over as process").count();
@@ -62,7 +62,7 @@ impl Between {
     }
 
     /// The old daemon hears that nobody takes over.
-    async fn fail(self) {
+    pub(crate) async fn fail(self) {
         let Self { upgrade, old, .. } = self;
         drop(old);
         let output = upgrade.await.unwrap();
@@ -71,7 +71,7 @@ impl Between {
 }
 
 /// A daemon that is not the one which [`Daemon`] started.
-struct Heir(Child);
+pub(crate) struct Heir(Child);
 
 impl Heir {
     fn start(daemon: &Daemon, takes_over: bool) -> Self {
@@ -84,7 +84,7 @@ impl Heir {
         Self(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -99,11 +99,11 @@ impl Daemon {
     }
 
     /// One that says it is a staithe.
-    fn program(&self, body: &str) -> PathBuf {
+    pub(crate) fn program(&self, body: &str) -> PathBuf {
         self.script(&format!("[ \"$1\" = --version ] && exec echo staithe 0\n{body}"))
     }
 
-    fn begin_upgrade(&self, program: &Path) -> JoinHandle<Output> {
+    pub(crate) fn begin_upgrade(&self, program: &Path) -> JoinHandle<Output> {
         let mut command = staithe(&self.dir.path().join("state"));
         command.arg("upgrade").arg(program);
         tokio::task::spawn_blocking(move || command.output().unwrap())
@@ -113,13 +113,13 @@ impl Daemon {
         std::fs::read_to_string(self.dir.path().join("state/servers/keeps/logs/server.log")).unwrap_or_default()
     }
 
-    async fn session(&self, principal: &str) -> Arc<Session<'static>> {
+    pub(crate) async fn session(&self, principal: &str) -> Arc<Session<'static>> {
         let client: &'static Client = Box::leak(Box::new(self.client(principal)));
         Arc::new(client.legacy_session("keeps").await.unwrap())
     }
 }
 
-async fn met(place: &Path) -> UnixStream {
+pub(crate) async fn met(place: &Path) -> UnixStream {
     let limit = monotonic() + Duration::from_secs(20);
     loop {
         match UnixStream::connect(place).await {
@@ -130,7 +130,7 @@ async fn met(place: &Path) -> UnixStream {
     }
 }
 
-async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let limit = monotonic() + Duration::from_secs(20);
     while !reached() {
         assert!(monotonic() < limit, "not within 20 s: {what}");
