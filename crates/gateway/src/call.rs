@@ -143,6 +143,12 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
                 return end;
             }
             Err(Stalled::Ended(_)) if tries < TRIES => Box::pin(lease.outlive()).await,
+            // So many processes have ended before the call reached them: how the last one did says why.
+            Err(Stalled::Ended(server)) => {
+                let instance = lease.instance().clone();
+                Box::pin(lease.outlive()).await;
+                return Err(instance.unreached().map_or_else(|| Stalled::Ended(server).into(), CallError::Gone));
+            }
             Err(stalled) => {
                 lease.release();
                 return Err(stalled.into());

@@ -427,6 +427,11 @@ impl Instance {
         ExitReport { server, status, last_stderr, asked, reached: true, unheard, with_keeper, unsent }
     }
 
+    /// How it ended, for a call that did not reach it. `None` while it lives.
+    pub fn unreached(&self) -> Option<ExitReport> {
+        self.calls().ended.clone().map(|report| ExitReport { unsent: true, ..report })
+    }
+
     /// Nothing will answer any more: every waiting call, and every later one, is told so.
     pub(crate) fn fail_all(&self, report: &ExitReport) {
         self.context.living.remove(self.id);
