@@ -25,6 +25,7 @@ impl Hosted {
         }
         let mut attempt = 0;
         while !self.retired().is_cancelled() {
+            let hands = self.keeper().hands();
             let outcome = match self.verdict().await {
                 Ok(verdict) if !proven || matches!(self.checked(), Checked::NotYet | Checked::Trouble(_)) => {
                     let era = if verdict == Verdict::Legacy { Era::Legacy } else { Era::Modern };
@@ -34,6 +35,11 @@ impl Hosted {
                 Err(absent) => Err(absent.to_string()),
             };
             proven = true;
+            if self.moved_since(hands) {
+                // While another daemon has the processes, nothing that is found out here is about the server.
+                self.retired().run_until_cancelled(self.keeper().ours()).await;
+                continue;
+            }
             match outcome {
                 Ok(()) => return self.found(Checked::Works),
                 Err(reason) => {

@@ -327,7 +327,10 @@ impl Hosted {
     }
 
     async fn probe(self: &Arc<Self>) -> Result<Known, Absent> {
+        let hands = self.keeper().hands();
         let finding = match probe::probe(self).await {
+            // An end that this daemon did not see, or a start that was not its own to make, says nothing about the server.
+            _ if self.moved_since(hands) => return Err(Absent::Moved),
             Ok(finding) => finding,
             Err(reason) => {
                 self.found(Checked::Trouble(reason.clone()));
@@ -468,6 +471,11 @@ impl Hosted {
     /// Whether the processes are another daemon's.
     pub(crate) fn is_frozen(&self) -> bool {
         self.shared.is_frozen()
+    }
+
+    /// Whether the processes were another daemon's at any time since they had changed hands so often.
+    pub(crate) fn moved_since(&self, hands: u64) -> bool {
+        self.is_frozen() || self.keeper().hands() != hands
     }
 
     pub(crate) fn keeper(&self) -> &Keeper {

@@ -62,8 +62,8 @@ struct Inner {
     /// The thread that is the keeper, where there is no process.
     thread: Mutex<Option<keeper::InThread>>,
     fates: Arc<Fates>,
-    /// The processes are another daemon's, or are about to be.
-    given_away: watch::Sender<bool>,
+    /// How often the processes changed hands: odd while they are another daemon's, or are about to be.
+    hands: watch::Sender<u64>,
     /// What a new keeper is given at once.
     listeners: Mutex<HashMap<String, OwnedFd>>,
 }
@@ -163,7 +163,7 @@ impl Keeper {
             started: Mutex::new(None),
             thread: Mutex::new(None),
             fates: Arc::default(),
-            given_away: watch::Sender::new(false),
+            hands: watch::Sender::new(0),
             listeners: Mutex::default(),
         };
         let keeper = Self { inner: Arc::new(inner) };
@@ -229,16 +229,21 @@ impl Keeper {
 
     /// The processes are another daemon's, or ours again. While they are not ours, this daemon signals and ends none.
     pub(crate) fn give_away(&self, given_away: bool) {
-        self.inner.given_away.send_replace(given_away);
+        self.inner.hands.send_modify(|hands| *hands += u64::from(hands.is_multiple_of(2) == given_away));
     }
 
     pub(crate) fn is_given_away(&self) -> bool {
-        *self.inner.given_away.borrow()
+        !self.hands().is_multiple_of(2)
+    }
+
+    /// How often the processes changed hands.
+    pub(crate) fn hands(&self) -> u64 {
+        *self.inner.hands.borrow()
     }
 
     /// Done when the processes are ours.
     pub(crate) async fn ours(&self) {
-        let _ = self.inner.given_away.subscribe().wait_for(|given_away| !given_away).await;
+        let _ = self.inner.hands.subscribe().wait_for(|hands| hands.is_multiple_of(2)).await;
     }
 
     /// Why the keeper is about to end a process.

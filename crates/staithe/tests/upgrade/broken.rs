@@ -340,3 +340,22 @@ async fn while_an_upgrade_goes_on_another_is_refused_at_once() {
     assert!(tokio::task::block_in_place(|| daemon.command(&["upgrade"])).status.success(), "{}", daemon.log());
     tokio::task::block_in_place(|| daemon.stop());
 }
+
+/// It was looked at for the second time while all processes were given away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_upgrade_that_failed_kept_from_starting_is_not_called_broken() {
+    let script = r#"test -e "$1" && exec "$2"; : > "$1"; exit 1"#;
+    let mark = tempfile::tempdir().unwrap();
+    let mark = mark.path().join("tried");
+    let args = json!(["-c", script, "sh", mark.to_str().unwrap(), testkit::bin("odd")]);
+    let daemon = Daemon::with(&json!({"keeps": {"command": "sh", "args": args, "era": "legacy"}}));
+    until("it failed once", || daemon.server_log().contains("does not start")).await;
+    let between = Between::begin(&daemon).await;
+    // The second look comes at most this long after the first.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    between.fail().await;
+    let told = || serde_json::from_slice::<Value>(&daemon.command(&["status"]).stdout).unwrap();
+    until("it works", || told()["servers"][0]["health"] == "ready").await;
+    assert_eq!(daemon.server_log().matches("does not start").count(), 1, "{}", daemon.server_log());
+    tokio::task::block_in_place(|| daemon.stop());
+}
