@@ -55,8 +55,16 @@ impl Process {
         })
     }
 
-    fn lives(&self) -> bool {
+    /// Whether it has not ended.
+    #[must_use]
+    pub fn lives(&self) -> bool {
         !matches!(self.state, b'Z' | b'X')
+    }
+
+    /// Whether a signal or a debugger has stopped it.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
     }
 
     /// Whether it has ended and waits for `parent` to notice.
@@ -112,7 +120,7 @@ pub fn kill(roots: &[Root]) {
     let mut found = Vec::new();
     for _ in 0..PASSES {
         found = members(&all(), roots);
-        let running: Vec<&Process> = found.iter().filter(|process| !matches!(process.state, b'T' | b't')).collect();
+        let running: Vec<&Process> = found.iter().filter(|process| !process.is_stopped()).collect();
         if running.is_empty() {
             break;
         }
@@ -144,8 +152,9 @@ fn signal(pid: i32, signal: Signal) {
     }
 }
 
-/// What the processes of the instance `pid` use.
-pub(crate) fn usage(all: &[Process], pid: i32) -> Usage {
+/// What the processes of the instance `pid` use. Nothing is known of their open files.
+#[must_use]
+pub fn usage(all: &[Process], pid: i32) -> Usage {
     let members = members(all, &[Root::Instance(pid)]);
     let pages: u64 = members.iter().map(|process| process.resident_pages).sum();
     let ticks: u64 = members.iter().map(|process| process.ticks).sum();

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
+use testkit::wait::{lives, until};
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
@@ -72,21 +73,6 @@ fn read_line(from: &OwnedFd) -> String {
 fn write_line(held: &Held, line: &str) {
     let line = format!("{line}\n");
     assert_eq!(rustix::io::write(held.ends.stdin.as_ref().unwrap(), line.as_bytes()).unwrap(), line.len());
-}
-
-fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("not within {LONG:?}: {what}");
 }
 
 #[test]

@@ -165,7 +165,7 @@ pub struct InstanceReport {
     pub memory_limit: Option<u64>,
     /// Processes of the tree.
     #[serde(default)]
-    pub processes: u32,
+    pub processes: u64,
     /// What they may be at most.
     #[serde(default)]
     pub processes_limit: Option<u32>,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::{lives, until};
 
 const STAITHE: &str = env!("CARGO_BIN_EXE_staithe");
 /// Longer than anything here takes on a busy machine.
@@ -114,21 +115,6 @@ fn frame(kind: u8, numbers: &[u64]) -> Vec<u8> {
 
 const HELLO: u8 = 1;
 const COUNT: u8 = 10;
-
-fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("not within {LONG:?}: {what}");
-}
 
 fn read_line(from: &OwnedFd) -> String {
     let mut line = Vec::new();

@@ -11,6 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+use testkit::wait::{lives, until};
 
 const STAITHE: &str = env!("CARGO_BIN_EXE_staithe");
 const LONG: Duration = Duration::from_secs(30);
@@ -61,21 +62,6 @@ fn ask(state: &Path, words: &[&str]) -> Output {
 
 fn terminate(pid: u32) {
     assert!(Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status().unwrap().success());
-}
-
-fn lives(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("not within {LONG:?}: {what}");
 }
 
 /// The first line of its stdout.

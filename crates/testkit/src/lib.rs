@@ -4,10 +4,12 @@
 //! May import: everything of ours. The binaries use `stdx` alone, because they stand for strangers' programs.
 
 mod client;
+pub mod corpus;
 mod http1;
 pub mod matrix;
 mod sse;
 mod upstream;
+pub mod wait;
 
 pub use client::{Client, MODERN, Session};
 pub use http1::{HttpError, Response, Stream};

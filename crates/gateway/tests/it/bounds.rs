@@ -1,7 +1,7 @@
 //! What a server may take: floods of output cost neither a core nor the neighbours' time, and an idle process is stopped
 //! and woken as its operator says.
 
-use crate::host::{Host, Setup, alive, eventually, in_mode, modern_tool, name, server, text, tool};
+use crate::host::{Host, Setup, alive, in_mode, modern_tool, name, server, text, tool};
 use model::{Bounds, IdleTtl, Mode, ServerSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use stdx::clock::monotonic;
 use stdx::meter::Page;
 use testkit::Session;
+use testkit::wait::eventually;
 
 fn bounded(mut spec: ServerSpec, bounds: Bounds) -> ServerSpec {
     spec.bounds = bounds;

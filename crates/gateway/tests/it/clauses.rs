@@ -1,7 +1,7 @@
 //! Requirements of the protocol that belong to no feature: what any request meets at the public face, and what a server
 //! reads on its stdin.
 
-use crate::host::{Host, Setup, eventually, in_mode, modern_tool, reason, server, text, tool};
+use crate::host::{Host, Setup, in_mode, modern_tool, reason, server, text, tool};
 use model::{EraPin, Mode, ServerSpec};
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 use testkit::Client;
+use testkit::wait::eventually;
 
 /// `everything` behind a shell that writes all that it reads into a file of its own in `record`, after a pause.
 fn recorded(name: &str, flag: &str, record: &Path, pause: &str) -> ServerSpec {

@@ -1,11 +1,12 @@
 //! The nastiest edge cases of two eras behind one address, attacked.
 
-use crate::host::{Host, Setup, eventually, in_mode, modern_tool, name, server, text, tool};
+use crate::host::{Host, Setup, in_mode, modern_tool, name, server, text, tool};
 use model::{Mode, ServerSpec, Verdict};
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
 use std::collections::HashSet;
 use std::time::Duration;
+use testkit::wait::eventually;
 use testkit::{Client, MODERN, Session, Stream};
 
 /// A shell script as a server.

@@ -1,7 +1,7 @@
 //! Things that end: processes, clients, patience, and the operator's. Whoever waits is told at once, and what must
 //! outlive them does.
 
-use crate::host::{Host, Setup, alive, eventually, in_mode, kill, modern_tool, name, reason, server, text, tool};
+use crate::host::{Host, Setup, alive, in_mode, kill, modern_tool, name, reason, server, text, tool};
 use crate::limits::assert_busy;
 use model::report::Health;
 use model::{EraPin, Mode, ServerSpec};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::eventually;
 use testkit::{Client, Session};
 
 fn odd(args: &[&str]) -> ServerSpec {
@@ -420,7 +421,7 @@ async fn why_a_server_does_not_start_stands_in_its_log_and_restart_tries_again()
     let host = Host::open(vec![spec]).await;
     let log = host.supervisor.log(&"late".parse().unwrap()).unwrap();
     let told = |n: usize| log.tail(50).iter().filter(|l| l.text.contains("there is no program")).count() >= n;
-    crate::host::eventually("the log says why", || told(3)).await;
+    eventually("the log says why", || told(3)).await;
     std::os::unix::fs::symlink(testkit::bin("everything"), &program).unwrap();
     host.supervisor.restart(&"late".parse().unwrap()).await.unwrap();
     host.ready().await;

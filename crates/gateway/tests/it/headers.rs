@@ -1,9 +1,10 @@
 //! Parameters that modern clients mirror into `Mcp-Param-*` headers, in front of servers of either era.
 
-use crate::host::{Host, eventually, in_mode, modern_tool, server, text};
+use crate::host::{Host, in_mode, modern_tool, server, text};
 use model::Mode;
 use serde_json::{Value, json};
 use testkit::Client;
+use testkit::wait::eventually;
 
 const FLAGS: [&str; 3] = ["--legacy", "--modern", "--dual"];
 

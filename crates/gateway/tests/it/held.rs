@@ -1,7 +1,7 @@
 //! Modern clients in front of a legacy server that asks: rounds, and everything that can go wrong between two of them.
 
 use crate::deadlines::timed;
-use crate::host::{Host, Setup, eventually, in_mode, modern_tool, reason, server, text};
+use crate::host::{Host, Setup, in_mode, modern_tool, reason, server, text};
 use model::{Mode, ServerSpec};
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::eventually;
 use testkit::{Client, Session};
 use tokio::sync::Barrier;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use store::{Location, Store};
 use supervisor::{Keeper, Place, Supervisor};
 use tempfile::TempDir;
+use testkit::wait::eventually;
 use testkit::{Client, Session};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -276,15 +277,4 @@ pub(crate) fn kill(pid: i32) {
 /// The name of a server.
 pub(crate) fn name(text: &str) -> ServerName {
     text.parse().unwrap()
-}
-
-/// Waits for at most 20 s until `holds`.
-pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(holds(), "never came true: {what}");
 }

@@ -1,12 +1,13 @@
 //! Promise 3, attacked: no answer reaches the wrong caller, whatever ids, tokens and sessions the callers choose.
 
-use crate::host::{Host, Setup, eventually, in_mode, modern_tool, name, server, text, tool};
+use crate::host::{Host, Setup, in_mode, modern_tool, name, server, text, tool};
 use model::{Mode, ServerSpec};
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::wait::eventually;
 use testkit::{Client, MODERN, Response};
 use tokio::sync::Barrier;
 

@@ -1,6 +1,6 @@
 //! Every bound, reached on purpose: what is over it is refused with a text, and costs nobody else anything.
 
-use crate::host::{Host, Setup, eventually, in_mode, memory, modern_tool, name, reason, server, text, tool};
+use crate::host::{Host, Setup, in_mode, memory, modern_tool, name, reason, server, text, tool};
 use http::Method;
 use model::Mode;
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use staithe_gateway::Auth;
 use std::sync::Arc;
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::eventually;
 use testkit::{Client, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

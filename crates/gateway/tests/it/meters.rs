@@ -1,13 +1,14 @@
 //! What is counted, and what a client that asks is told of its call's time: each outcome moves its own counter, the page is
 //! well formed, and no label says who called.
 
-use crate::host::{Host, Setup, eventually, modern_tool, server};
+use crate::host::{Host, Setup, modern_tool, server};
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use stdx::meter::Page;
 use testkit::Client;
+use testkit::wait::eventually;
 use tokio::sync::mpsc;
 
 const TOKEN_HOLDER: &str = "mallory-principal";

@@ -1,13 +1,14 @@
 //! Hosted servers that run elsewhere: Streamable HTTP of either era and HTTP+SSE, for clients of both eras, and remote
 //! servers that are broken, slow or hostile.
 
-use crate::host::{Host, Setup, eventually, in_mode, modern_tool, name, reason, server, text, tool};
+use crate::host::{Host, Setup, in_mode, modern_tool, name, reason, server, text, tool};
 use model::report::Health;
 use model::{EraPin, Mode, Remote, ServerSpec, Verdict};
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use testkit::wait::eventually;
 use testkit::{Kind, Odd, Upstream};
 
 const KINDS: [Kind; 3] = [Kind::Sessions, Kind::Modern, Kind::Sse];

@@ -1,10 +1,11 @@
 //! Sessions outlive their daemon: another one on the same state serves them to their own clients, and to nobody else.
 
-use crate::host::{Host, Setup, eventually, in_mode, name, reason, server, text, tool};
+use crate::host::{Host, Setup, in_mode, name, reason, server, text, tool};
 use model::Mode;
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
 use std::time::Duration;
+use testkit::wait::eventually;
 use testkit::{Client, Session, Stream};
 
 const URI: &str = "test://watched-resource";

@@ -1,10 +1,11 @@
 //! A modern server asks a client with a session: real requests on the call's stream, and the call again with the answers.
 
-use crate::host::{Host, Setup, eventually, in_mode, reason, server, text};
+use crate::host::{Host, Setup, in_mode, reason, server, text};
 use model::Mode;
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
 use std::time::Duration;
+use testkit::wait::eventually;
 use testkit::{Client, Session, Stream};
 
 fn able() -> Value {

@@ -1,7 +1,7 @@
 //! Warm spares: whoever is new gets one at once and keeps it for himself, nobody is refused because of one, and a server that
 //! dies is not started in a storm.
 
-use crate::host::{Host, Setup, alive, eventually, in_mode, kill, modern_tool, name, server, text, tool};
+use crate::host::{Host, Setup, alive, in_mode, kill, modern_tool, name, server, text, tool};
 use crate::limits::{PLAIN, assert_busy, initialize};
 use model::{Bounds, EraPin, Mode, ServerSpec};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stdx::clock::monotonic;
 use testkit::Client;
+use testkit::wait::eventually;
 
 /// A legacy server with so many spares.
 fn warm(spec: ServerSpec, spares: u32) -> ServerSpec {
@@ -178,22 +179,27 @@ async fn a_spare_asks_nobody_before_it_has_an_owner() {
     host.stop().await;
 }
 
+/// Three callers of `called` take the places of the two spares of `warm`, and the fourth hears of the limit.
+async fn give_way(host: Host, called: &str, warm: &str, limit: &str) {
+    host.ready().await;
+    wait_for(&host, warm, 2).await;
+    for (principal, left) in [("ann", 2), ("bob", 1), ("cat", 0)] {
+        pid(&host.client_of(principal).await, called).await;
+        wait_for(&host, warm, left).await;
+        eventually("no more processes than there may be", || host.processes().len() <= 3).await;
+    }
+    let refused = host.client_of("dan").await.post(&format!("/mcp/{warm}"), &PLAIN, initialize(1)).await.unwrap();
+    assert_busy(&refused, limit);
+    host.stop().await;
+}
+
 /// Spares never take the place of somebody's process.
 #[tokio::test(flavor = "multi_thread")]
 async fn spares_are_the_first_to_go() {
     let mut setup = guarded();
     setup.supervisor.instances_per_server = 3;
     let host = Host::with(vec![warm(server("odd", "odd", &[]), 2)], setup).await;
-    host.ready().await;
-    wait_for(&host, "odd", 2).await;
-    for (principal, left) in [("ann", 2), ("bob", 1), ("cat", 0)] {
-        pid(&host.client_of(principal).await, "odd").await;
-        wait_for(&host, "odd", left).await;
-        eventually("no more processes than there may be", || host.processes().len() <= 3).await;
-    }
-    let refused = host.client_of("dan").await.post("/mcp/odd", &PLAIN, initialize(1)).await.unwrap();
-    assert_busy(&refused, "3 are the limit for one server");
-    host.stop().await;
+    give_way(host, "odd", "odd", "3 are the limit for one server").await;
 }
 
 /// Nor do those of another server.
@@ -203,16 +209,7 @@ async fn spares_of_another_server_go_too() {
     setup.supervisor.instances = 3;
     let plain = ServerSpec { era: EraPin::Legacy, ..server("plain", "odd", &[]) };
     let host = Host::with(vec![warm(server("warm", "odd", &[]), 2), plain], setup).await;
-    host.ready().await;
-    wait_for(&host, "warm", 2).await;
-    for (principal, left) in [("ann", 2), ("bob", 1), ("cat", 0)] {
-        pid(&host.client_of(principal).await, "plain").await;
-        wait_for(&host, "warm", left).await;
-        eventually("no more processes than there may be", || host.processes().len() <= 3).await;
-    }
-    let refused = host.client_of("dan").await.post("/mcp/warm", &PLAIN, initialize(1)).await.unwrap();
-    assert_busy(&refused, "3 are the limit for all servers");
-    host.stop().await;
+    give_way(host, "plain", "warm", "3 are the limit for all servers").await;
 }
 
 /// A spare that dies is replaced, and a server that cannot start any more is tried ever less often.

@@ -1,8 +1,9 @@
 //! HTTP+SSE, the transport of 2024-11-05: the connection is the session.
 
-use crate::host::{Host, Setup, eventually, server, tool};
+use crate::host::{Host, Setup, server, tool};
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
+use testkit::wait::eventually;
 use testkit::{Client, Response, Stream};
 
 /// A connection, and where its POSTs go.

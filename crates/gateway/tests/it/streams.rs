@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use staithe_gateway::{Auth, Limits};
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::eventually;
 use testkit::{Client, Event, Session, Stream};
 
 const REVISIONS: [&str; 3] = ["2025-03-26", "2025-06-18", "2025-11-25"];
@@ -166,7 +167,7 @@ async fn e130_a_get_stream_goes_on_after_a_break() {
         last = id;
     }
     drop(stream);
-    crate::host::eventually("the host knows that the stream broke", || !host.supervisor.sessions(None)[0].stream).await;
+    eventually("the host knows that the stream broke", || !host.supervisor.sessions(None)[0].stream).await;
     // Without a stream and without a call of its own that still listens, it waits.
     let own = client.legacy_session("every").await.unwrap();
     tool(&own, "test_trigger_resource_change", json!({})).await;

@@ -1,10 +1,11 @@
 //! Subscriptions in every cell: who asked hears it, nobody else does, and a restart of the process hides nothing.
 
-use crate::host::{Host, Setup, eventually, in_mode, kill, modern_tool, name, reason, server, tool};
+use crate::host::{Host, Setup, in_mode, kill, modern_tool, name, reason, server, tool};
 use model::Mode;
 use serde_json::{Value, json};
 use staithe_gateway::Auth;
 use std::time::Duration;
+use testkit::wait::eventually;
 use testkit::{Client, Session, Stream};
 
 const URI: &str = "test://watched-resource";

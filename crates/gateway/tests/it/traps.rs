@@ -1,8 +1,6 @@
 //! Servers that misbehave as servers have been seen to: none of it may reach the callers, or last.
 
-use crate::host::{
-    Host, Setup, alive, eventually, forget_peak, in_mode, memory, modern_tool, name, reason, server, text, tool,
-};
+use crate::host::{Host, Setup, alive, forget_peak, in_mode, memory, modern_tool, name, reason, server, text, tool};
 use model::report::{Health, LogSource};
 use model::{EraPin, Mode, ServerSpec, Verdict};
 use serde_json::{Value, json};
@@ -11,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stdx::clock::monotonic;
 use testkit::Session;
+use testkit::wait::eventually;
 
 fn odd(args: &[&str]) -> ServerSpec {
     server("odd", "odd", args)

@@ -3,7 +3,7 @@
 //! Times are scaled: a call has 4 s instead of 5 min, silence is worth a question after 0.5 to 1 s instead of 30 s.
 
 use crate::deadlines::timed;
-use crate::host::{Host, Setup, alive, eventually, modern_tool, name, reason, server, text, tool};
+use crate::host::{Host, Setup, alive, modern_tool, name, reason, server, text, tool};
 use model::ServerSpec;
 use model::report::Health;
 use serde_json::json;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
 use testkit::Session;
+use testkit::wait::eventually;
 
 /// What a call has.
 const TIME: Duration = Duration::from_secs(4);

@@ -1,7 +1,7 @@
 //! Servers that misbehave, all at once, beside one that does not. Each ends in the verdict that the table names, where its
 //! operator reads it; whoever waits for it is told; and nothing of it is left.
 
-use crate::daemon::{Daemon, Dice, PATIENCE, Wait, until};
+use crate::daemon::{Daemon, Dice};
 use crate::graceful::nothing_is_left;
 use crate::leaks::descriptors;
 use serde_json::{Value, json};
@@ -49,6 +49,7 @@ struct Child {
 
 use Deed::{Call, Stop};
 use Next::{Another, TheSame};
+use testkit::wait::{PATIENCE, Wait, eventually_some};
 
 const PLAIN: &str = "{}";
 /// A call has 2 s.
@@ -318,7 +319,7 @@ async fn whatever_a_server_does_has_a_name_and_leaves_nothing() {
     }
     call(&client, FICKLE, "pid", json!({})).await;
     each(&daemon, "stop");
-    until("the end of all others", async || (daemon.servers().len() == 1).then_some(())).await;
+    eventually_some("the end of all others", async || (daemon.servers().len() == 1).then_some(())).await;
     let before = Left::of(&daemon);
     each(&daemon, "start");
 

@@ -4,11 +4,7 @@ use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
-use stdx::clock::monotonic;
-
-/// The longest that anything here waits.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+use testkit::wait::{eventually_some, until_some};
 
 /// A daemon, its keeper and its servers.
 pub(crate) struct Daemon {
@@ -31,7 +27,7 @@ impl Daemon {
         daemon.cli(&["import", daemon.state().join("servers.json").to_str().unwrap()]);
         daemon.start();
         let log = daemon.state().join("out.log");
-        let line = eventually("a line that says where it listens", || {
+        let line = until_some("a line that says where it listens", || {
             let text = std::fs::read_to_string(&log).ok()?;
             text.lines().next().filter(|_| text.contains('\n')).map(str::to_owned)
         });
@@ -80,14 +76,16 @@ impl Daemon {
 
     /// Waits until a daemon that was told to end has begun to.
     pub(crate) async fn stopping(&self) {
-        until("a daemon that stops", async || self.last_words().contains("stopping: calls may finish").then_some(()))
-            .await;
+        eventually_some("a daemon that stops", async || {
+            self.last_words().contains("stopping: calls may finish").then_some(())
+        })
+        .await;
     }
 
     /// Waits for the end of a daemon that was told to.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let child = self.child.as_mut().unwrap();
-        let status = until("the end of the daemon", async || child.try_wait().unwrap()).await;
+        let status = eventually_some("the end of the daemon", async || child.try_wait().unwrap()).await;
         self.child = None;
         status
     }
@@ -184,48 +182,6 @@ fn processes() -> Vec<u32> {
 fn put(path: &Path, text: &str) {
     use std::io::Write;
     File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
-}
-
-/// Waits until `look` finds something.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = monotonic() + PATIENCE;
-    while monotonic() < end {
-        if let Some(found) = look() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("waited {PATIENCE:?} for {what}")
-}
-
-/// The same within a runtime.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = monotonic() + PATIENCE;
-    while monotonic() < end {
-        if let Some(found) = look().await {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("waited {PATIENCE:?} for {what}")
-}
-
-/// The same where a task waits: `while !done { wait.a_while().await }`.
-#[derive(Debug)]
-pub(crate) struct Wait {
-    what: String,
-    end: std::time::Instant,
-}
-
-impl Wait {
-    pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), end: monotonic() + PATIENCE }
-    }
-
-    pub(crate) async fn a_while(&self) {
-        assert!(monotonic() < self.end, "waited {PATIENCE:?} for {}", self.what);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Numbers that look random and can be had again from their seed.

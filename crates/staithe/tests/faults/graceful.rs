@@ -1,13 +1,14 @@
 //! SIGTERM: calls finish, everything ends, nothing is left.
 
-use crate::daemon::{Daemon, until};
+use crate::daemon::Daemon;
 use crate::load;
 use serde_json::json;
 use testkit::Client;
+use testkit::wait::eventually_some;
 
 /// Nothing of the daemon is left: no process, no socket.
 pub(crate) async fn nothing_is_left(daemon: &Daemon) {
-    until("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
+    eventually_some("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
     assert_eq!(daemon.servers(), Vec::<u32>::new());
     let mut found = Vec::new();
     for place in ["", "run"] {
@@ -50,8 +51,8 @@ async fn sigterm_lets_a_call_finish_and_leaves_nothing() {
 async fn a_server_starts_with_no_signal_blocked_or_ignored() {
     let mut daemon =
         Daemon::new(&json!({"shell": {"command": "sh", "args": ["-c", "read line"], "era": "legacy"}}), &[], "");
-    let pid = until("the process of the server", async || daemon.servers().first().copied()).await;
-    let status = until("what it does about signals", async || {
+    let pid = eventually_some("the process of the server", async || daemon.servers().first().copied()).await;
+    let status = eventually_some("what it does about signals", async || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         status.contains("Name:\tsh\n").then_some(status)
     })

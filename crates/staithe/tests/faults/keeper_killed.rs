@@ -1,6 +1,6 @@
 //! `kill -9` of the keeper, alone and with its daemon: processes end, sessions do not, and nothing is left behind.
 
-use crate::daemon::{Daemon, Dice, mark, signal, until};
+use crate::daemon::{Daemon, Dice, mark, signal};
 use crate::graceful::nothing_is_left;
 use crate::load::{self, Allowed, told};
 use crate::survives::runs;
@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 use testkit::Client;
+use testkit::wait::eventually_some;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_outlive_the_keeper_under_load() {
@@ -18,13 +19,13 @@ async fn sessions_outlive_the_keeper_under_load() {
     let reasons = &["server_ended", "outcome_unknown"];
     let allowed = Allowed { new_processes: true, reasons, ..Allowed::default() };
     let (load, tasks) = load::begin(&daemon, &mut dice, allowed);
-    until("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
+    eventually_some("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
     for _ in 0..5 {
         let keeper = daemon.keeper().unwrap();
         let servers = daemon.servers();
         signal(keeper, Signal::KILL);
-        until("another keeper", async || daemon.keeper().filter(|pid| *pid != keeper)).await;
-        until("the end of the old processes", async || {
+        eventually_some("another keeper", async || daemon.keeper().filter(|pid| *pid != keeper)).await;
+        eventually_some("the end of the old processes", async || {
             let now = daemon.servers();
             servers.iter().all(|pid| !now.contains(pid)).then_some(())
         })
@@ -83,7 +84,7 @@ async fn a_probe_that_ends_with_the_keeper_says_nothing_about_the_server() {
     let mut daemon = Daemon::new(&json!({"slow": {"command": "sh", "args": ["-c", script]}}), &[], "");
     let mut met = Vec::new();
     for _ in 0..3 {
-        until("a process that is asked", async || {
+        eventually_some("a process that is asked", async || {
             let now = daemon.servers();
             let new = now.iter().any(|pid| !met.contains(pid));
             met.extend(now);
@@ -95,7 +96,7 @@ async fn a_probe_that_ends_with_the_keeper_says_nothing_about_the_server() {
             signal(keeper, Signal::KILL);
         }
     }
-    let verdict = until("a verdict", async || {
+    let verdict = eventually_some("a verdict", async || {
         let status = daemon.cli(&["status"]);
         status["servers"][0]["verdict"].as_str().map(str::to_owned)
     })
@@ -122,7 +123,7 @@ async fn after_all_was_killed_leftovers_are_gone_and_sessions_valid() {
     assert!(odd.call("tools/call", json!({"name": "counter", "arguments": {}})).await.unwrap()["result"].is_object());
     daemon.insist_on_port();
     // Processes that were only tried have had grandchildren too.
-    let leaf = until("the grandchild of the process that serves", async || {
+    let leaf = eventually_some("the grandchild of the process that serves", async || {
         let leaf: u32 = std::fs::read_to_string(&pid_file).ok()?.trim().parse().ok()?;
         let serving = daemon.cli(&["instances", "odd"])[0]["pid"].as_u64()?;
         (mark(leaf)? == mark(u32::try_from(serving).ok()?)?).then_some(leaf)
@@ -133,15 +134,17 @@ async fn after_all_was_killed_leftovers_are_gone_and_sessions_valid() {
     let keeper = daemon.keeper().unwrap();
     daemon.kill();
     signal(keeper, Signal::KILL);
-    until("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
+    eventually_some("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
     assert!(daemon.servers().contains(&leaf), "a grandchild that ignores signals outlives both");
     daemon.start();
-    until("the end of what was left", async || {
+    eventually_some("the end of what was left", async || {
         let now = daemon.servers();
         before.iter().all(|pid| !now.contains(pid)).then_some(())
     })
     .await;
-    let answer = until("the session on a new process", async || own.call("tools/call", note("after")).await.ok()).await;
+    let answer =
+        eventually_some("the session on a new process", async || own.call("tools/call", note("after")).await.ok())
+            .await;
     assert_eq!(told(&answer)["count"], 1, "what it kept in memory is gone: {answer}");
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));

@@ -1,11 +1,12 @@
 //! `kill -9` of the daemon: processes, sessions and listeners outlive it, and nothing is answered wrongly or done twice.
 
-use crate::daemon::{Daemon, Dice, signal, until};
-use crate::load::{self, Allowed};
+use crate::daemon::{Daemon, Dice, signal};
+use crate::load::{self, Allowed, told};
 use rustix::process::Signal;
 use serde_json::json;
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::eventually_some;
 use testkit::{Client, Stream};
 
 /// What a call may be told beside its answer: it ran when the daemon died, and its answer died with it.
@@ -22,7 +23,7 @@ async fn kills(rounds: usize) {
     let mut daemon = Daemon::new(&load::servers(), &[], "[limits]\ncall_timeout = \"10 s\"\n");
     let allowed = Allowed { reasons: REASONS, ..Allowed::default() };
     let (load, tasks) = load::begin(&daemon, &mut dice, allowed);
-    until("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
+    eventually_some("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
     let probe = Probe::new(&daemon);
     assert!(probe.is_served().await);
     let (began, mut times) = (monotonic(), Vec::new());
@@ -88,9 +89,8 @@ impl Resumable {
     pub(crate) async fn begin_held(daemon: &Daemon, seconds: u64) -> (Self, Stream) {
         let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
         let session = client.legacy_session("own").await.unwrap();
-        let told = session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.unwrap();
-        let text = told["result"]["content"][0]["text"].as_str().unwrap();
-        let pid = serde_json::from_str::<serde_json::Value>(text).unwrap()["pid"].as_u64().unwrap();
+        let ledger = session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.unwrap();
+        let pid = told(&ledger)["pid"].as_u64().unwrap();
         let params = json!({
             "name": "note", "arguments": {"nonce": "n", "canary": "ann", "ms": 1000 * seconds, "steps": 10 * seconds},
             "_meta": {"progressToken": "p"},
@@ -110,7 +110,7 @@ impl Resumable {
     pub(crate) async fn answers(&mut self) -> Vec<serde_json::Value> {
         let session = self.client.known_session("own", &self.session, "2025-11-25");
         let last = self.last.clone();
-        until("the answer", async || {
+        eventually_some("the answer", async || {
             let mut headers = session.headers();
             headers.push(("last-event-id".to_owned(), last.clone()));
             let mut stream = session.resume(&headers).await.ok()?;
@@ -123,6 +123,20 @@ impl Resumable {
         })
         .await
     }
+
+    /// Its one answer.
+    pub(crate) async fn answer(&mut self) -> serde_json::Value {
+        let answers = self.answers().await;
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert_eq!(answers[0]["id"], "n", "{answers:?}");
+        answers[0].clone()
+    }
+
+    /// The process that had it has answered, once.
+    pub(crate) async fn is_answered_once(&mut self) {
+        let told = told(&self.answer().await);
+        assert_eq!((&told["nonce"], &told["count"], &told["pid"]), (&json!("n"), &json!(1), &json!(self.pid)));
+    }
 }
 
 #[tokio::test]
@@ -131,12 +145,7 @@ async fn a_call_that_outlives_the_daemon_is_answered_on_its_stream() {
     let mut call = Resumable::begin(&daemon, 3).await;
     daemon.kill();
     daemon.start();
-    let answers = call.answers().await;
-    assert_eq!(answers.len(), 1, "{answers:?}");
-    let text = answers[0]["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answers:?}"));
-    let told: serde_json::Value = serde_json::from_str(text).unwrap();
-    assert_eq!((&answers[0]["id"], &told["nonce"], &told["count"]), (&json!("n"), &json!("n"), &json!(1)));
-    assert_eq!(told["pid"], call.pid);
+    call.is_answered_once().await;
 }
 
 #[tokio::test]
@@ -146,15 +155,12 @@ async fn a_call_whose_process_died_with_the_daemon_ends_as_unknown() {
     daemon.kill();
     signal(call.pid, Signal::KILL);
     daemon.start();
-    let answers = call.answers().await;
-    assert_eq!(answers.len(), 1, "{answers:?}");
-    let data = &answers[0]["error"]["data"];
-    assert_eq!((&answers[0]["id"], &data["reason"]), (&json!("n"), &json!("outcome_unknown")), "{answers:?}");
+    let answer = call.answer().await;
+    assert_eq!(answer["error"]["data"]["reason"], "outcome_unknown", "{answer}");
     // The session has a new process, and the call was not sent to it.
     let session = call.client.known_session("own", &call.session, "2025-11-25");
-    let told = session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.unwrap();
-    let text = told["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{told}"));
-    assert_eq!(serde_json::from_str::<serde_json::Value>(text).unwrap()["nonces"], json!([]));
+    let ledger = session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.unwrap();
+    assert_eq!(told(&ledger)["nonces"], json!([]));
 }
 
 /// Spares of a killed daemon belong to nobody: the next one ends them and starts its own.
@@ -163,7 +169,7 @@ async fn spares_end_with_their_daemon_and_are_made_anew() {
     let warm = json!({"warm": {"command": testkit::bin("odd"), "era": "legacy", "spares": 2}});
     let mut daemon = Daemon::new(&warm, &[], "");
     let spares = async |daemon: &Daemon| {
-        until("two spares", async || {
+        eventually_some("two spares", async || {
             let listed = daemon.cli(&["instances"]);
             let all = listed.as_array().unwrap_or_else(|| panic!("{listed}")).iter();
             let spares = all.filter(|instance| instance["key"].as_str().unwrap().contains("spare"));
@@ -176,7 +182,7 @@ async fn spares_end_with_their_daemon_and_are_made_anew() {
     let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
     let call = async || {
         // The connection to a daemon that was killed is of no use.
-        let answer = until("an answer", async || {
+        let answer = eventually_some("an answer", async || {
             let params = json!({"name": "pid", "arguments": {}});
             client.modern_call("warm", "tools/call", params).await.ok().map(|(_, answer)| answer)
         })
@@ -192,7 +198,7 @@ async fn spares_end_with_their_daemon_and_are_made_anew() {
     assert_eq!(call().await, own, "what had an owner lives on");
     let after = spares(&daemon).await;
     assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
-    until("nothing is left of the old ones", async || (daemon.servers().len() == 3).then_some(())).await;
+    eventually_some("nothing is left of the old ones", async || (daemon.servers().len() == 3).then_some(())).await;
     let log = std::fs::read_to_string(daemon.state().join("err.log")).unwrap();
     assert_eq!(log.matches("that served nobody").count(), 1, "{log}");
     assert!(!log.contains("WARN") && !log.contains("signal 9"), "spares are nothing to be alarmed by:\n{log}");
@@ -206,7 +212,7 @@ async fn spares_end_with_their_daemon_and_are_made_anew() {
 async fn a_daemon_that_leaves_its_servers_ends_its_spares() {
     let warm = json!({"warm": {"command": testkit::bin("odd"), "era": "legacy", "spares": 3}});
     let mut daemon = Daemon::new(&warm, &["--leave-servers"], "");
-    until("three spares", async || {
+    eventually_some("three spares", async || {
         let listed = daemon.cli(&["instances"]);
         (listed.as_array().unwrap().iter().filter(|one| one["key"] == "nobody (spare)").count() == 3).then_some(())
     })
@@ -215,12 +221,12 @@ async fn a_daemon_that_leaves_its_servers_ends_its_spares() {
     assert_eq!(daemon.ended().await.code(), Some(0));
     assert_eq!(daemon.servers(), Vec::<u32>::new());
     daemon.start();
-    until("three new ones", async || (daemon.servers().len() == 3).then_some(())).await;
+    eventually_some("three new ones", async || (daemon.servers().len() == 3).then_some(())).await;
     let log = std::fs::read_to_string(daemon.state().join("err.log")).unwrap();
     assert!(!log.contains("that served nobody") && !log.contains("WARN"), "{log}");
     let keeper = daemon.keeper().unwrap();
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     signal(keeper, Signal::TERM);
-    until("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
+    eventually_some("the end of the keeper", async || daemon.keeper().is_none().then_some(())).await;
 }

@@ -1,10 +1,11 @@
 //! Instances that come and go leave nothing in the daemon or the keeper.
 
-use crate::daemon::{Daemon, until};
+use crate::daemon::Daemon;
 use crate::load;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use testkit::Client;
+use testkit::wait::eventually_some;
 
 const ROUNDS: usize = 300;
 
@@ -43,7 +44,7 @@ async fn three_hundred_restarts_leave_no_descriptor_and_no_memory() {
     let (open, resident) = before.unwrap();
     println!("descriptors {open:?} -> {:?}, KiB {resident:?} -> {:?}", pids.map(descriptors), pids.map(memory));
     // A command's connection may still be closing.
-    until("as few descriptors as before", async || {
+    eventually_some("as few descriptors as before", async || {
         let now = pids.map(descriptors);
         (now[0] <= open[0] && now[1] <= open[1]).then_some(())
     })

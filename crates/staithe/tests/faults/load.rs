@@ -1,12 +1,13 @@
 //! A steady mixed load, and the books that are balanced afterwards: what callers were told against what servers did.
 
-use crate::daemon::{Daemon, Dice, PATIENCE, until};
+use crate::daemon::{Daemon, Dice};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::{PATIENCE, eventually_some};
 use testkit::{Client, HttpError};
 use tokio::task::JoinHandle;
 
@@ -183,7 +184,7 @@ impl Load {
             let books = self.books();
             (books.calls.len(), books.pids.keys().filter(lasting).cloned().collect::<BTreeSet<_>>())
         };
-        until("an answer for every caller", async || {
+        eventually_some("an answer for every caller", async || {
             let books = self.books();
             let answered = books.calls[seen..].iter().filter(|call| matches!(call.outcome, Outcome::Served { .. }));
             let answered: BTreeSet<&String> = answered.map(|call| &call.worker).collect();

@@ -1,6 +1,6 @@
 //! Signals, once and twice, under load: what finishes, what is left, and what the next daemon finds.
 
-use crate::daemon::{Daemon, Dice, until};
+use crate::daemon::{Daemon, Dice};
 use crate::graceful::nothing_is_left;
 use crate::killed::Resumable;
 use crate::load::{self, Allowed, told};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use stdx::clock::monotonic;
+use testkit::wait::eventually_some;
 use testkit::{Client, HttpError};
 
 /// One call that lasts, in a session or without one.
@@ -65,10 +66,11 @@ async fn sigterm_under_load_loses_no_call_that_ends_in_time() {
             }
         }
     }
-    until("progress of every call", async || (begun.load(Ordering::Relaxed) == calls.len()).then_some(())).await;
+    eventually_some("progress of every call", async || (begun.load(Ordering::Relaxed) == calls.len()).then_some(()))
+        .await;
     daemon.terminate();
     let address = daemon.url.trim_start_matches("http://").to_owned();
-    until("new connections to be refused", async || {
+    eventually_some("new connections to be refused", async || {
         let tried = tokio::net::TcpStream::connect(&address).await;
         tried.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
     })
@@ -107,7 +109,7 @@ async fn a_second_sigterm_ends_all_at_once_and_sessions_stay() {
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(answers[0]["error"]["data"]["reason"], reason, "{answers:?}");
     let session = call.client.known_session("own", &call.session, "2025-11-25");
-    let ledger = until("the session on a new process", async || {
+    let ledger = eventually_some("the session on a new process", async || {
         session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.ok()
     })
     .await;
@@ -121,7 +123,7 @@ async fn servers_that_are_left_lose_no_call_under_load() {
     let mut dice = Dice::new();
     let mut daemon = Daemon::new(&load::servers(), &["--leave-servers"], "");
     let (load, tasks) = load::begin(&daemon, &mut dice, Allowed { no_failure: true, ..Allowed::default() });
-    until("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
+    eventually_some("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
     let keeper = daemon.keeper().unwrap();
     for _ in 0..8 {
         daemon.terminate();
@@ -141,9 +143,7 @@ async fn a_call_that_outlasts_the_drain_is_answered_by_the_next_daemon() {
     assert_eq!(daemon.ended().await.code(), Some(0));
     daemon.start();
     drop(waits);
-    let answers = call.answers().await;
-    assert_eq!(answers.len(), 1, "{answers:?}");
-    assert_eq!((&told(&answers[0])["nonce"], &told(&answers[0])["pid"]), (&json!("n"), &json!(call.pid)));
+    call.is_answered_once().await;
 }
 
 #[tokio::test]
@@ -160,9 +160,7 @@ async fn a_second_sigterm_leaves_the_servers_that_are_to_stay() {
     assert_eq!((daemon.keeper(), daemon.servers()), (keeper, servers));
     daemon.start();
     drop(waits);
-    let answers = call.answers().await;
-    assert_eq!(answers.len(), 1, "{answers:?}");
-    assert_eq!((&told(&answers[0])["nonce"], &told(&answers[0])["pid"]), (&json!("n"), &json!(call.pid)));
+    call.is_answered_once().await;
 }
 
 #[tokio::test]
@@ -212,7 +210,7 @@ async fn a_call_that_outlasts_the_drain_ends_and_its_session_stays() {
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;
     daemon.start();
-    let ledger = until("the session on a new process", async || {
+    let ledger = eventually_some("the session on a new process", async || {
         session.call("tools/call", json!({"name": "ledger", "arguments": {}})).await.ok()
     })
     .await;

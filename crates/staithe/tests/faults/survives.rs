@@ -1,11 +1,12 @@
 //! What a process takes with it when it dies or is replaced, and what a machine that starts anew finds.
 
-use crate::daemon::{Daemon, signal, until};
+use crate::daemon::{Daemon, signal};
 use crate::graceful::nothing_is_left;
 use crate::killed::Resumable;
 use crate::load::{self, told};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use testkit::wait::eventually_some;
 use testkit::{Client, HttpError, Session};
 
 fn note(nonce: &str, ms: u64) -> Value {
@@ -24,7 +25,7 @@ pub(crate) async fn runs(
     deed: impl FnOnce(),
 ) -> Result<Value, HttpError> {
     let deed = async {
-        until("a call in flight", async || {
+        eventually_some("a call in flight", async || {
             let instances = daemon.cli(&["instances", "own"]);
             instances.as_array().unwrap().iter().any(|one| one["in_flight"] == 1).then_some(())
         })
@@ -93,7 +94,7 @@ async fn a_stop_lets_calls_finish_in_their_time_and_a_start_finds_the_sessions()
             assert_eq!(data(&answer)["reason"], "server_ended", "{answer}");
         }
         let pid = u32::try_from(pid.as_u64().unwrap()).unwrap();
-        until("the end of its process", async || (!daemon.servers().contains(&pid)).then_some(())).await;
+        eventually_some("the end of its process", async || (!daemon.servers().contains(&pid)).then_some(())).await;
         assert_eq!(data(&noted(&session, "refused", 0).await)["reason"], "server_stopped");
         assert_eq!(daemon.cli(&["sessions", "own"]).as_array().unwrap().len(), 1);
         daemon.cli(&["start", "own"]);
@@ -112,7 +113,7 @@ async fn a_machine_that_starts_anew_finds_all_but_processes_and_calls() {
         status["servers"].as_array().unwrap().iter().map(about).collect::<Vec<_>>()
     };
     // Probes end by themselves.
-    until("a verdict for each", async || {
+    eventually_some("a verdict for each", async || {
         known(&daemon).iter().all(|[_, _, verdict, _]| verdict.is_string()).then_some(())
     })
     .await;
@@ -121,7 +122,10 @@ async fn a_machine_that_starts_anew_finds_all_but_processes_and_calls() {
     let all: Vec<u32> = daemon.keeper().into_iter().chain(daemon.servers()).collect();
     daemon.kill();
     all.iter().for_each(|pid| signal(*pid, Signal::KILL));
-    until("the end of all", async || (daemon.keeper().is_none() && daemon.servers().is_empty()).then_some(())).await;
+    eventually_some("the end of all", async || {
+        (daemon.keeper().is_none() && daemon.servers().is_empty()).then_some(())
+    })
+    .await;
     daemon.start();
     let answers = call.answers().await;
     assert_eq!(answers.len(), 1, "{answers:?}");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stdx::clock::monotonic;
 use testkit::Session;
+use testkit::wait::{eventually, lives};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -56,8 +57,10 @@ impl Between {
         let mut greeting = [0; GREETING.len()];
         stream.read_exact(&mut greeting).await.unwrap();
         stream.write_all(&self.held).await.unwrap();
-        until("the processes are taken over", || daemon.server_log().matches("taken over as process").count() > before)
-            .await;
+        eventually("the processes are taken over", || {
+            daemon.server_log().matches("taken over as process").count() > before
+        })
+        .await;
         (heir, stream)
     }
 
@@ -130,14 +133,6 @@ pub(crate) async fn met(place: &Path) -> UnixStream {
     }
 }
 
-pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
-    let limit = monotonic() + Duration::from_secs(20);
-    while !reached() {
-        assert!(monotonic() < limit, "not within 20 s: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 async fn tool(session: &Session<'_>, name: &str, arguments: Value) -> Value {
     let call = session.call("tools/call", json!({"name": name, "arguments": arguments}));
     tokio::time::timeout(Duration::from_secs(60), call).await.unwrap().unwrap()
@@ -145,11 +140,6 @@ async fn tool(session: &Session<'_>, name: &str, arguments: Value) -> Value {
 
 async fn number(session: &Session<'_>, name: &str) -> u64 {
     text(&tool(session, name, json!({})).await).trim().parse().unwrap()
-}
-
-fn lives(pid: u64) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 fn kill(pid: u64, signal: &str) {
@@ -163,7 +153,7 @@ async fn the_end_of_the_new_daemon_ends_no_server() {
     let servers = [number(&ann, "pid").await, number(&bob, "pid").await];
     let caller = ann.clone();
     let call = stdx::task::spawn("call", async move { tool(&caller, "sleep", json!({"ms": 60_000})).await });
-    until("the call is there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
+    eventually("the call is there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
     assert!(tokio::task::block_in_place(|| daemon.command(&["upgrade"])).status.success());
     // The old daemon has the call at the one process, and none at the other.
     kill(tokio::task::block_in_place(|| daemon.pid()), "KILL");
@@ -191,7 +181,7 @@ async fn nothing_runs_twice_and_no_answer_is_lost_when_the_new_daemon_dies_befor
     let pid = number(&ann, "pid").await;
     let caller = ann.clone();
     let busy = stdx::task::spawn("call", async move { tool(&caller, "busy", json!({})).await });
-    until("the server is busy", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
+    eventually("the server is busy", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
     // More than the pipe takes while the server reads nothing.
     let mut calls = Vec::new();
     for _ in 0..100 {
@@ -201,7 +191,7 @@ async fn nothing_runs_twice_and_no_answer_is_lost_when_the_new_daemon_dies_befor
             text(&answer).trim().parse::<u64>().unwrap_or_else(|_| panic!("{answer}"))
         }));
     }
-    until("the calls are there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":101"#)).await;
+    eventually("the calls are there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":101"#)).await;
     let between = Between::begin(&daemon).await;
     assert!(between.held.len() > 1 << 20, "{} bytes were held", between.held.len());
     let (heir, stream) = between.heir(&daemon).await;
@@ -244,10 +234,10 @@ async fn a_process_that_ended_between_two_daemons_is_replaced() {
     let pid = number(&ann, "pid").await;
     let caller = ann.clone();
     let call = stdx::task::spawn("call", async move { tool(&caller, "sleep", json!({"ms": 60_000})).await });
-    until("the call is there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
+    eventually("the call is there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
     let between = Between::begin(&daemon).await;
     kill(pid, "KILL");
-    until("the server is gone", || !lives(pid)).await;
+    eventually("the server is gone", || !lives(pid)).await;
     between.fail().await;
     let answer = call.await.unwrap().unwrap();
     assert_eq!(answer["error"]["data"]["reason"], "server_ended", "{answer}");
@@ -269,7 +259,7 @@ async fn what_the_new_daemon_had_started_is_ended_when_it_does_not_take_over() {
     heir.kill();
     drop(stream);
     between.fail().await;
-    until("what it had started is gone", || !lives(other)).await;
+    eventually("what it had started is gone", || !lives(other)).await;
     assert_eq!(number(&ann, "pid").await, own);
     let carl = daemon.session("carl").await;
     assert_ne!(number(&carl, "pid").await, own);
@@ -288,11 +278,11 @@ async fn sigterm_during_an_upgrade_ends_the_host() {
         } else {
             upgrade = Some(daemon.begin_upgrade(&daemon.program("exec sleep 100")));
             let place = daemon.dir.path().join("state/run/handover.sock");
-            until("the old daemon waits", || place.exists()).await;
+            eventually("the old daemon waits", || place.exists()).await;
         }
         kill(u64::from(daemon.first.id()), "TERM");
-        until("the server has ended", || !lives(pid)).await;
-        until("the daemons have ended", || daemon.processes().is_empty()).await;
+        eventually("the server has ended", || !lives(pid)).await;
+        eventually("the daemons have ended", || daemon.processes().is_empty()).await;
         if let Some(between) = between {
             between.fail().await;
         }
@@ -329,7 +319,7 @@ async fn while_an_upgrade_goes_on_another_is_refused_at_once() {
     let first = daemon.begin_upgrade(&daemon.program("exec sleep 100"));
     // It is there for as long as the first one waits for its process, which says nothing.
     let place = daemon.dir.path().join("state/run/handover.sock");
-    until("the first one waits", || place.exists()).await;
+    eventually("the first one waits", || place.exists()).await;
     let second = tokio::task::block_in_place(|| daemon.command(&["upgrade"]));
     assert!(!second.status.success(), "{second:?}");
     assert!(String::from_utf8_lossy(&second.stderr).contains("an upgrade goes on"), "{second:?}");
@@ -349,13 +339,13 @@ async fn what_an_upgrade_that_failed_kept_from_starting_is_not_called_broken() {
     let mark = mark.path().join("tried");
     let args = json!(["-c", script, "sh", mark.to_str().unwrap(), testkit::bin("odd")]);
     let daemon = Daemon::with(&json!({"keeps": {"command": "sh", "args": args, "era": "legacy"}}));
-    until("it failed once", || daemon.server_log().contains("does not start")).await;
+    eventually("it failed once", || daemon.server_log().contains("does not start")).await;
     let between = Between::begin(&daemon).await;
     // The second look comes at most this long after the first.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     between.fail().await;
     let told = || serde_json::from_slice::<Value>(&daemon.command(&["status"]).stdout).unwrap();
-    until("it works", || told()["servers"][0]["health"] == "ready").await;
+    eventually("it works", || told()["servers"][0]["health"] == "ready").await;
     assert_eq!(daemon.server_log().matches("does not start").count(), 1, "{}", daemon.server_log());
     tokio::task::block_in_place(|| daemon.stop());
 }

@@ -1,13 +1,14 @@
 //! Operators' commands while an upgrade goes on: one that says it is done is done at the new daemon too.
 
 use super::{Daemon, STAITHE, staithe, text};
-use crate::broken::{Between, met, until};
+use crate::broken::{Between, met};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Output;
 use std::time::Duration;
 use testkit::Client;
+use testkit::wait::eventually;
 
 /// Long enough for anything here on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,7 +91,7 @@ async fn a_daemon_that_still_has_calls_changes_nothing_once_it_is_replaced() {
         let session = client.legacy_session("keeps").await.unwrap();
         session.call("tools/call", json!({"name": "sleep", "arguments": {"ms": 10_000}})).await.unwrap()
     });
-    until("the call is there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
+    eventually("the call is there", || daemon.told(&["instances"]).to_string().contains(r#""in_flight":1"#)).await;
     let mut kept = Operator::connect(&daemon);
     assert!(kept.ask(&json!({"command": "status"})).contains("keeps"));
     let output = tokio::task::block_in_place(|| daemon.command(&["upgrade"]));
@@ -127,9 +128,9 @@ async fn a_call_from_the_command_line_is_made_whichever_daemon_answers() {
     command.args(["call", "says", "echo", r#"{"text": "said"}"#]);
     let call = tokio::task::spawn_blocking(move || command.output().unwrap());
     let tokens = || daemon.log().matches(r#"command="access""#).count();
-    until("it has a token", || tokens() == 1).await;
+    eventually("it has a token", || tokens() == 1).await;
     let (heir, _stream) = between.heir(&daemon).await;
-    until("the new daemon takes commands", || daemon.dir.path().join("state/staithe.new").exists()).await;
+    eventually("the new daemon takes commands", || daemon.dir.path().join("state/staithe.new").exists()).await;
     let state = daemon.dir.path().join("state");
     stdx::durable::rename(&state.join("staithe.new"), &state.join("staithe.sock")).unwrap();
     let output = tokio::time::timeout(PATIENCE, call).await.unwrap().unwrap();
