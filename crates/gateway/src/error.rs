@@ -37,6 +37,11 @@ pub(crate) enum GateError {
     BadToken,
     #[error("another process of this host has taken over; send the request again on a new connection")]
     Moved,
+    /// It was carried to another daemon, which ended.
+    #[error(
+        "the process of this host that had this request ended; the call may have run: look before you send it again"
+    )]
+    Unheard,
     #[error("this address takes POST, GET and DELETE")]
     Method,
     #[error("a GET stream needs the header Mcp-Session-Id; open a session with `initialize` first")]
@@ -189,13 +194,20 @@ impl GateError {
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
             Self::Repeated(_) | Self::NotKept(_) | Self::ModernOverSse | Self::Initialized => StatusCode::BAD_REQUEST,
             Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unheard => StatusCode::BAD_GATEWAY,
             Self::Streams { .. } | Self::NoLookup(_) | Self::Moved => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// The response. Its body is a JSON-RPC error without an id, never one that a client takes for another era's.
     pub(crate) fn response(&self) -> Response<Body> {
-        let body = code::error_body(None, code::INVALID_REQUEST, &self.to_string(), None);
+        let (code, data) = match self {
+            Self::Unheard => {
+                (code::INTERNAL, Some(r#"{"source":"staithe","reason":"outcome_unknown","blame":"host"}"#))
+            }
+            _ => (code::INVALID_REQUEST, None),
+        };
+        let body = code::error_body(None, code, &self.to_string(), data);
         let mut response = json(self.status(), body);
         let headers = response.headers_mut();
         match self {

@@ -114,9 +114,13 @@ where
     let over_http1 = request.version() <= Version::HTTP_11;
     let mut response = match carried(request, to).await {
         Ok(response) => response.map(Body::Passed),
-        Err(error) => {
+        Err(NotCarried::Unsent(error)) => {
             tracing::warn!(%error, "a request could not be carried to the daemon that took over");
             GateError::Moved.response()
+        }
+        Err(NotCarried::Unanswered(error)) => {
+            tracing::warn!(%error, "the daemon that took over gave no answer to a request that was carried there");
+            GateError::Unheard.response()
         }
     };
     hop_by_hop().iter().for_each(|name| drop(response.headers_mut().remove(name)));
@@ -126,14 +130,37 @@ where
     response
 }
 
-async fn carried<B>(mut request: Request<B>, to: SocketAddr) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>>
+/// Why a request has no answer of the other daemon.
+enum NotCarried {
+    /// Nothing of it went out.
+    Unsent(Cause),
+    /// Whatever it asked for may have happened.
+    Unanswered(Cause),
+}
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+async fn carried<B>(request: Request<B>, to: SocketAddr) -> Result<Response<Incoming>, NotCarried>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B::Error: Into<Cause>,
+{
+    let (mut sender, request) = ready(request, to).await.map_err(NotCarried::Unsent)?;
+    sender.try_send_request(request).await.map_err(|mut refused| match refused.take_message() {
+        Some(_) => NotCarried::Unsent(refused.into_error().into()),
+        None => NotCarried::Unanswered(refused.into_error().into()),
+    })
+}
+
+/// A connection to the other daemon, and the request as it is said there.
+async fn ready<B>(mut request: Request<B>, to: SocketAddr) -> Result<(http1::SendRequest<B>, Request<B>), Cause>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Cause>,
 {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     stdx::task::spawn("carry to the new daemon", async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a carried connection ended with an error");
@@ -148,7 +175,7 @@ where
     }
     *request.version_mut() = Version::HTTP_11;
     hop_by_hop().iter().for_each(|name| drop(request.headers_mut().remove(name)));
-    Ok(sender.send_request(request).await?)
+    Ok((sender, request))
 }
 
 /// What is said from one end of a connection to the other, and no further (RFC 9110 §7.6.1).

@@ -22,6 +22,8 @@ const MAX_CONNECTIONS: usize = 8;
 const HELLO: Duration = Duration::from_secs(2);
 /// How long a keeper that holds nothing waits for a daemon.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long one that is to end waits for a daemon that follows the last one.
+const CHANGE: Duration = Duration::from_secs(3);
 /// How often trees with limits are looked at, and orphans taken away.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often a keeper that ends looks whether all is gone.
@@ -181,10 +183,11 @@ impl Keeper {
 
     fn alone_until(&self) -> Option<Instant> {
         let empty = self.instances.is_empty() && self.listeners.is_empty();
-        let patience = if empty && !self.options.managed {
-            IDLE.min(self.options.orphan_timeout)
-        } else {
-            self.options.orphan_timeout
+        let patience = match self.options.orphan_timeout {
+            // Where one daemon follows another, the first has left before the second comes.
+            most if self.told_to_end => most.min(CHANGE),
+            most if empty && !self.options.managed => most.min(IDLE),
+            most => most,
         };
         (self.attached.is_none() && self.ending.is_none()).then(|| self.alone_since + patience)
     }
@@ -205,13 +208,9 @@ impl Keeper {
             self.worked = None;
             self.options.process.iter().for_each(|process| process.regions.give_back());
         }
-        if self.ending.is_none() && self.attached.is_none() {
-            if self.told_to_end {
-                self.begin_end(None, GRACE);
-            } else if self.alone_until().is_some_and(|until| now >= until) {
-                self.log("no daemon came: everything that is held ends");
-                self.begin_end(None, GRACE);
-            }
+        if self.alone_until().is_some_and(|until| now >= until) {
+            self.log("no daemon came: everything that is held ends");
+            self.begin_end(None, GRACE);
         }
         self.ending.is_some() && self.end(now)
     }

@@ -103,6 +103,7 @@ pub(crate) async fn assemble(
 ) -> Result<Host, Problem> {
     let collector = Endpoint::choose(config.otlp_endpoint.as_deref())?;
     let keeper = attach(state, config).await?;
+    claim(state, &keeper, kind).await?;
     let takes_over = succession.is_some();
     let public = "--listen, or `listen.public` in the configuration";
     let public = listeners::open(&keeper, listeners::PUBLIC, config.public, public).await?;
@@ -189,13 +190,40 @@ async fn attach(state: &StateDir, config: &Config) -> Result<Keeper, Problem> {
     Keeper::attach(place).await.map_err(|error| fault::because("reach the keeper of the processes", &error, ""))
 }
 
+/// Notes what works here. What a killed `run` left is not the daemon's to take over, nor the other way round: each knows the
+/// servers of its own database, and would end all others.
+async fn claim(state: &StateDir, keeper: &Keeper, kind: HostKind) -> Result<(), Problem> {
+    let failed = |error: KeeperError| fault::because("ask the keeper what it holds", &error, "");
+    let last = state.last_kind().filter(|last| *last != kind.to_string());
+    if let Some(last) = last
+        && keeper.holds_servers().await.map_err(failed)?
+    {
+        let socket = UnixStream::connect(keeper::socket_path(state.path())).await;
+        let (name, kill) = socket.as_ref().map_or_else(|_| nobody(), named);
+        return Err(fault::failed(
+            format!("{name} still holds the servers of a `staithe {last}` that did not end in order"),
+            format!(
+                "start that `staithe {last}` again, which takes them over; or {kill}, which ends them; or use another --state-dir"
+            ),
+        ));
+    }
+    state.note_kind(&kind.to_string())
+}
+
+/// A keeper that cannot be seen from here, and how to end it.
+fn nobody() -> (String, String) {
+    ("a keeper".to_owned(), "end it".to_owned())
+}
+
+/// The keeper at the other end, and how to end it.
+fn named(keeper: &UnixStream) -> (String, String) {
+    let pid = keeper.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
+    pid.map_or_else(nobody, |pid| (format!("keeper {pid}"), format!("`kill {pid}`")))
+}
+
 /// There shall be no keeper, and an earlier daemon left one.
 fn still_held(keeper: &UnixStream) -> Problem {
-    let (name, kill) = match keeper.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0) {
-        // It cannot be seen from here.
-        None => ("a keeper".to_owned(), "end it".to_owned()),
-        Some(pid) => (format!("keeper {pid}"), format!("`kill {pid}`")),
-    };
+    let (name, kill) = named(keeper);
     fault::failed(
         format!("{name} still holds the servers that an earlier staithe left"),
         format!("start without --no-keeper, which takes them over; or {kill}, which ends them too, and start again"),

@@ -8,6 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use stdx::durable;
 
+/// The longest path of a socket, bytes (`sun_path` of unix(7), without the final zero).
+const SOCKET_PATH: usize = 107;
+
 /// A state directory. Its parts exist once `create` was called.
 #[derive(Clone, Debug)]
 pub(crate) struct StateDir {
@@ -40,6 +43,16 @@ impl StateDir {
 
     /// Makes what is missing, closed to other users.
     pub(crate) fn create(&self) -> Result<(), Problem> {
+        let too_long = self.handover().as_os_str().len().saturating_sub(SOCKET_PATH);
+        if too_long > 0 {
+            return Err(fault::usage(
+                format!(
+                    "the path of the state directory is {too_long} bytes too long for the sockets in it: {}",
+                    self.path.display()
+                ),
+                "name a shorter one with --state-dir",
+            ));
+        }
         for part in ["", "db", "keys", "servers", "run"] {
             durable::make_dir(&self.path.join(part), 0o700).map_err(|error| {
                 fault::because(
@@ -101,6 +114,21 @@ impl StateDir {
         let kept = durable::write_file(&path, made.as_bytes(), 0o600);
         kept.map_err(|error| fault::because("name the state directory", &error, "look for a full disk"))?;
         Ok(made)
+    }
+
+    /// What worked here last: `serve`, `run` or `demo`.
+    pub(crate) fn last_kind(&self) -> Option<String> {
+        std::fs::read_to_string(self.kind()).ok().map(|text| text.trim().to_owned())
+    }
+
+    /// Notes what works here now.
+    pub(crate) fn note_kind(&self, kind: &str) -> Result<(), Problem> {
+        let noted = durable::write_file(&self.kind(), kind.as_bytes(), 0o600);
+        noted.map_err(|error| fault::because("write to the state directory", &error, "look for a full disk"))
+    }
+
+    fn kind(&self) -> PathBuf {
+        self.path.join("run/kind")
     }
 
     /// The directory itself.
@@ -165,6 +193,15 @@ mod tests {
         assert_eq!(from(&all[2..], true).unwrap(), Path::new("/var/lib/staithe"));
         assert_eq!(from(&all[2..], false).unwrap(), Path::new("/h/.local/state/staithe"));
         assert_eq!(from(&[], false), None);
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused_before_anything_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir { path: dir.path().join("x".repeat(100)) };
+        let refused = state.create().unwrap_err();
+        assert!(refused.message.contains("too long for the sockets"), "{refused}");
+        assert!(!state.path().exists());
     }
 
     #[test]

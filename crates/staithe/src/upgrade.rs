@@ -232,19 +232,26 @@ async fn give(
     };
     // It may hold the keeper, and must not hold it any longer.
     drop(child.kill().await);
-    take_back(host, state, given).await?;
-    Err(fault::failed(
-        format!("the new process did not take over: {error}"),
-        "nothing has changed; the reason is in the daemon's log",
-    ))
+    let ended = take_back(host, state, given, stop).await?;
+    let hint = match ended {
+        0 => "nothing has changed; the reason is in the daemon's log".to_owned(),
+        ended => format!("processes of servers that ended meanwhile: {ended}; the reason is in the daemon's log"),
+    };
+    Err(fault::failed(format!("the new process did not take over: {error}"), hint))
 }
 
-async fn take_back(host: &mut Host, state: &StateDir, given: GivenAway) -> Result<(), Problem> {
-    let back = given.take_back().await;
+/// How many processes have ended meanwhile.
+async fn take_back(
+    host: &mut Host,
+    state: &StateDir,
+    given: GivenAway,
+    stop: &CancellationToken,
+) -> Result<usize, Problem> {
+    let back = given.take_back(stop).await;
     host.leaving.stay();
-    back.map_err(|error| fault::because("take the processes back", &error, "restart the daemon"))?;
+    let ended = back.map_err(|error| fault::because("take the processes back", &error, "start the daemon again"))?;
     host.lock_again(lock(state).await?);
-    Ok(())
+    Ok(ended)
 }
 
 /// Whether this process was started to take over.

@@ -1,4 +1,4 @@
-//! What the terminal does to `staithe run`: it closes, or stops reading.
+//! What becomes of `staithe run` when its terminal closes or stops reading, and when it is killed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
@@ -11,6 +11,7 @@ use std::time::Duration;
 struct Running {
     child: Child,
     address: String,
+    told: Value,
     dir: tempfile::TempDir,
 }
 
@@ -31,7 +32,7 @@ impl Running {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told: Value = serde_json::from_str(&line).unwrap();
         let address = told["listening"]["public"].as_str().unwrap().trim_start_matches("http://").to_owned();
-        Self { child, address, dir }
+        Self { child, address, told, dir }
     }
 
     /// The status of a request without a token, for which a trace line is written too.
@@ -99,4 +100,40 @@ fn a_terminal_that_closes_leaves_no_process_behind() {
     host.signal("HUP");
     assert_eq!(host.end(), Some(0), "it stops in order, also when the shell and the kernel both say so");
     assert_eq!(host.servers(), Vec::<i32>::new());
+}
+
+/// Each has a database of its own, and would end what it does not find there.
+#[tokio::test]
+async fn what_a_killed_run_left_is_not_the_daemon_s_to_end() {
+    let mut host = Running::start(&[]);
+    let token = host.told["token"].as_str().unwrap().to_owned();
+    let client = testkit::Client::new(&format!("http://{}", host.address), Some(token)).unwrap();
+    let session = client.legacy_session("odd").await.unwrap();
+    session.call("tools/call", serde_json::json!({"name": "counter", "arguments": {}})).await.unwrap();
+    testkit::wait::eventually("only its process", || host.servers().len() == 1).await;
+    let before = host.servers();
+    host.signal("KILL");
+    assert_eq!(host.end(), None);
+    let serve = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_staithe"));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--operator", "127.0.0.1:0", "--state-dir"])
+            .arg(host.dir.path());
+        command
+    };
+    let refused = serve().output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said.contains("still holds the servers of a `staithe run`"), "{said}");
+    assert_eq!(host.servers(), before);
+    let keeper = said.split("`kill ").nth(1).unwrap().split('`').next().unwrap().to_owned();
+    assert!(Command::new("kill").arg(&keeper).status().unwrap().success(), "as the error says");
+    testkit::wait::eventually("the end of the keeper", || !testkit::wait::lives(&keeper)).await;
+    assert_eq!(host.servers(), Vec::<i32>::new());
+    let mut daemon = serve().stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("listening "), "{line}");
+    assert!(Command::new("kill").arg(daemon.id().to_string()).status().unwrap().success());
+    assert!(daemon.wait().unwrap().success());
 }

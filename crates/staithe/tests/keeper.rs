@@ -231,6 +231,9 @@ fn sigterm_waits_for_the_daemon_to_leave() {
     assert!(answers(&late.ends, "also"));
     assert_eq!(client.list().unwrap().len(), 2);
     client.detach();
+    let next = desk.attach();
+    assert_eq!(next.list().unwrap().len(), 2, "a daemon that follows at once finds everything");
+    next.detach();
     let pids = [held.pid, late.pid];
     drop([held, late]);
     assert!(desk.ended().success());

@@ -3,6 +3,8 @@
 
 #[path = "upgrade/broken.rs"]
 mod broken;
+#[path = "upgrade/callers.rs"]
+mod callers;
 #[path = "upgrade/commands.rs"]
 mod commands;
 
@@ -40,6 +42,11 @@ impl Daemon {
 
     /// The same with these servers too, or instead.
     fn with(others: &Value) -> Self {
+        Self::configured(others, "")
+    }
+
+    /// The same with this configuration.
+    fn configured(others: &Value, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut servers = json!({"mcpServers": {
             "keeps": {"command": testkit::bin("odd"), "args": []},
@@ -50,6 +57,7 @@ impl Daemon {
         std::fs::File::create(&file).unwrap().write_all(servers.to_string().as_bytes()).unwrap();
         let state = dir.path().join("state");
         assert!(done(staithe(&state).arg("import").arg(&file)).status.success());
+        stdx::durable::write_file(&state.join("staithe.toml"), config.as_bytes(), 0o600).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let mut first = staithe(&state)
             .args(["--json", "serve", "--listen", "127.0.0.1:0", "--operator", "127.0.0.1:0"])

@@ -8,7 +8,7 @@ mod queue;
 
 use crate::adopt::Inheritance;
 use crate::instance::Instance;
-use crate::keeping::{Fate, KeeperError};
+use crate::keeping::{Fate, Keeper, KeeperError};
 use crate::outlet::Outlet;
 use crate::reconcile::Supervisor;
 use crate::route;
@@ -194,6 +194,33 @@ fn passed((instance, line): (u64, Option<Vec<u8>>)) -> Frame {
     }
 }
 
+/// What the keeper holds, once it is there for this daemon again.
+async fn held_again(keeper: &Keeper, stop: &CancellationToken) -> Result<Vec<Held>, KeeperError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let error = match keeper.attach_again().await {
+            Ok(()) => match keeper.list().await {
+                Ok(all) => return Ok(all),
+                Err(error) => {
+                    keeper.detach().await;
+                    error
+                }
+            },
+            Err(error) => error,
+        };
+        // It may not have heard yet that the other one is gone.
+        tokio::time::sleep(STEP).await;
+        waited += STEP;
+        if waited >= LETS_GO && stop.is_cancelled() {
+            return Err(error);
+        }
+        if waited >= LETS_GO {
+            tracing::error!(%error, "the processes cannot be taken back without their keeper; trying on");
+            waited = Duration::ZERO;
+        }
+    }
+}
+
 impl GivenAway {
     /// Says what was held.
     pub async fn tell(&mut self, stream: &mut UnixStream) -> Result<(), HandoverError> {
@@ -236,20 +263,12 @@ impl GivenAway {
         self.instances.values_mut().for_each(|(_, rest)| *rest = None);
     }
 
-    /// The new daemon did not come: goes on as if nothing had happened. What it has started is ended.
-    pub async fn take_back(mut self) -> Result<(), KeeperError> {
+    /// The new daemon did not come: goes on as if nothing had happened. What it has started is ended. Waits for a keeper for
+    /// as long as there is none, unless the host stops. How many processes ended meanwhile.
+    pub async fn take_back(mut self, stop: &CancellationToken) -> Result<usize, KeeperError> {
         let supervisor = self.supervisor.clone();
         let shared = supervisor.shared();
-        let mut waited = Duration::ZERO;
-        // The keeper may not have heard yet that the other one is gone.
-        while let Err(error) = shared.keeper.attach_again().await {
-            if waited >= LETS_GO {
-                return Err(error);
-            }
-            tokio::time::sleep(STEP).await;
-            waited += STEP;
-        }
-        let all = shared.keeper.list().await?;
+        let all = held_again(&shared.keeper, stop).await?;
         let last = all.iter().map(|held| held.id).max().unwrap_or_default();
         shared.instance_ids.fetch_max(last, Ordering::Relaxed);
         let waited_for = shared.keeper.waited_for();
@@ -273,13 +292,13 @@ impl GivenAway {
         let (ours, others): (Vec<Held>, Vec<Held>) = all.into_iter().partition(|held| waited_for.contains(&held.id));
         let ours: HashSet<u64> = shared.keeper.know(ours).iter().map(|kept| kept.held.id).collect();
         for gone in waited_for.difference(&ours) {
-            shared.keeper.settle(*gone, Fate::Over("it ended while another daemon had it".to_owned()));
+            shared.keeper.settle(*gone, Fate::ByHost("it ended while another daemon had it".to_owned()));
         }
         let others = shared.keeper.know(others);
         let none = (HashMap::new(), &HashSet::new());
         let mut others = Inheritance::of(others, &shared.keeper, &shared.settings.identity, none);
         drop(others.end_rest(shared.settings.limits.stop_grace, &shared.orphans));
-        Ok(())
+        Ok(waited_for.len() - ours.len())
     }
 
     /// Lines that calls have sent since the pipes were stopped.
@@ -352,7 +371,10 @@ impl GivenAway {
                     route::line(instance, &Bytes::from(line));
                 }
             }
-            Frame::Gone { instance, status } => self.supervisor.shared().keeper.settle(instance, Fate::Over(status)),
+            Frame::Gone { instance, status, by_host } => {
+                let fate = if by_host { Fate::ByHost(status) } else { Fate::Over(status) };
+                self.supervisor.shared().keeper.settle(instance, fate);
+            }
             Frame::Unheard { instance } => self.supervisor.shared().keeper.settle(instance, Fate::Elsewhere),
             Frame::Message { session, body } => self.client_said(&session, body),
             Frame::SessionEnded { session } => {

@@ -171,6 +171,7 @@ impl Hosted {
         }
         loop {
             let slot = self.slot(&key, caller, session)?;
+            place.as_ref().inspect(|place| slot.hold(place));
             if let Some(session) = session {
                 self.attach(&slot, session)?;
             }

@@ -423,8 +423,8 @@ impl Instance {
         let last_stderr = words.telling().map(str::to_owned);
         drop(words);
         let server = self.context.server.clone();
-        let (unheard, with_keeper, unsent) = (false, false, false);
-        ExitReport { server, status, last_stderr, asked, reached: true, unheard, with_keeper, unsent }
+        let (unheard, by_host, unsent) = (false, false, false);
+        ExitReport { server, status, last_stderr, asked, reached: true, unheard, by_host, unsent }
     }
 
     /// How it ended, for a call that did not reach it. `None` while it lives.

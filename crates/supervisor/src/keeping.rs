@@ -83,6 +83,8 @@ pub(crate) enum Fate {
     Over(String),
     /// The keeper ended, and its children with it.
     KeeperGone,
+    /// The same, or staithe was told to end it: another daemon, which had it, says so.
+    ByHost(String),
     /// Another daemon has it, and tells us nothing any more. It may well live.
     Elsewhere,
 }
@@ -91,9 +93,9 @@ impl std::fmt::Display for Fate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exited(exit) => write!(f, "{exit}"),
-            Self::Over(text) => f.write_str(text),
+            Self::Over(text) | Self::ByHost(text) => f.write_str(text),
             Self::KeeperGone => f.write_str("killed: the keeper of the processes ended"),
-            Self::Elsewhere => f.write_str("the daemon that had taken it over went away"),
+            Self::Elsewhere => f.write_str("another daemon has it, and nothing is heard of it any more"),
         }
     }
 }
@@ -200,6 +202,11 @@ impl Keeper {
         let ended = asked(link.client, move |client| client.end(grace)).await;
         self.reap();
         ended
+    }
+
+    /// Whether processes of servers live in it.
+    pub async fn holds_servers(&self) -> Result<bool, KeeperError> {
+        Ok(self.list().await?.iter().any(|held| held.exit.is_none()))
     }
 
     /// Lets go of the keeper, which goes on without us.

@@ -47,8 +47,8 @@ pub struct ExitReport {
     pub reached: bool,
     /// Nobody knows how the process is: another daemon had it, and went away.
     pub unheard: bool,
-    /// It was killed because the keeper ended.
-    pub with_keeper: bool,
+    /// The host's own doing: its keeper ended, or another daemon that had it was told to end it.
+    pub by_host: bool,
     /// The call that hears this was never sent: it did not run. Otherwise it may have.
     pub unsent: bool,
 }
@@ -56,7 +56,7 @@ pub struct ExitReport {
 impl ExitReport {
     /// Who has to act: what staithe did, or what became of staithe, is no fault of the server.
     pub fn blame(&self) -> Blame {
-        if self.asked || self.unheard || self.with_keeper { Blame::Host } else { Blame::Server }
+        if self.asked || self.unheard || self.by_host { Blame::Host } else { Blame::Server }
     }
 }
 

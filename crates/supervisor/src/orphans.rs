@@ -128,9 +128,15 @@ impl Orphans {
         self.calls().values().any(|orphan| orphan.call.instance == instance)
     }
 
-    /// An answer that nobody waits for here. Whether it was an orphan's; then it is the last event of its stream.
-    pub(crate) fn answer(&self, id: u64, message: &Message) -> bool {
-        let Some(Orphan { session, call, leg }) = self.calls().remove(&id) else { return false };
+    /// An answer of the process `instance` that nobody waits for here. Whether it was an orphan's; then it is the last event
+    /// of its stream. The ids of calls at other processes can be guessed.
+    pub(crate) fn answer(&self, instance: u64, id: u64, message: &Message) -> bool {
+        let mut calls = self.calls();
+        if calls.get(&id).is_none_or(|orphan| orphan.call.instance != instance) {
+            return false;
+        }
+        let Some(Orphan { session, call, leg }) = calls.remove(&id) else { return false };
+        drop(calls);
         let era = if leg == Leg::LegacyToModern { Era::Modern } else { Era::Legacy };
         let fitted = shape::result(message, &call.method, era, session.revision(), false);
         let answer = fitted.as_ref().unwrap_or(message);

@@ -107,10 +107,11 @@ async fn an_answer_that_comes_late_is_the_last_event_of_its_own_stream() {
     let (ann, bob) = (found(&sessions, &ann), found(&sessions, &bob));
     // One client is there before the answer, the other comes after it.
     let mut early = ann.resume(anns.as_bytes()).unwrap();
-    assert!(!orphans.answer(99, &answer(99, "of nobody")));
-    assert!(orphans.answer((EARLIER << 32) | 2, &answer(2, "for bob")));
-    assert!(orphans.answer((EARLIER << 32) | 1, &answer(1, "for ann")));
-    assert!(!orphans.answer((EARLIER << 32) | 1, &answer(1, "twice")), "once");
+    assert!(!orphans.answer(3, 99, &answer(99, "of nobody")));
+    assert!(!orphans.answer(4, (EARLIER << 32) | 2, &answer(2, "forged")), "of another process");
+    assert!(orphans.answer(3, (EARLIER << 32) | 2, &answer(2, "for bob")));
+    assert!(orphans.answer(3, (EARLIER << 32) | 1, &answer(1, "for ann")));
+    assert!(!orphans.answer(3, (EARLIER << 32) | 1, &answer(1, "twice")), "once");
     assert!(!orphans.waits_on(3));
     let mut late = bob.resume(bobs.as_bytes()).unwrap();
     for (reader, last, n, text) in [(&mut early, &anns, 1, "for ann"), (&mut late, &bobs, 2, "for bob")] {
@@ -145,7 +146,7 @@ async fn wherever_the_client_says_that_it_stopped_the_answer_follows() {
     for wrong in [format!("{stream}-{}", u64::MAX), format!("{stream}-+1"), format!("0{stream}-1"), "1-1".to_owned()] {
         assert_eq!(ann.resume(wrong.as_bytes()).unwrap_err(), NotKept, "{wrong}");
     }
-    orphans.answer((EARLIER << 32) | 1, &answer(1, "done"));
+    orphans.answer(3, (EARLIER << 32) | 1, &answer(1, "done"));
     let mut reader = ann.resume(format!("{stream}-41").as_bytes()).unwrap();
     assert_eq!(next(&mut reader).await.unwrap().0, format!("{stream}-42"));
     // Streams of this daemon have other numbers.
@@ -179,8 +180,8 @@ async fn where_no_answer_can_come_the_client_is_told_that_nobody_knows() {
         assert_eq!((is_unknown(&message), &message["id"]), (true, &json!(format!("call {n}"))), "{message}");
         assert!(next(&mut reader).await.is_none());
     }
-    assert!(!orphans.answer((EARLIER << 32) | 1, &answer(1, "too late")), "answered once");
-    assert!(orphans.answer((EARLIER << 32) | 3, &answer(3, "in time")));
+    assert!(!orphans.answer(3, (EARLIER << 32) | 1, &answer(1, "too late")), "answered once");
+    assert!(orphans.answer(5, (EARLIER << 32) | 3, &answer(3, "in time")));
     let mut reader = ann.resume(lives.as_bytes()).unwrap();
     assert_eq!(next(&mut reader).await.unwrap().1["result"]["content"][0]["text"], "in time");
 }
@@ -199,8 +200,8 @@ async fn an_answer_crosses_the_eras_and_what_no_session_can_be_asked_is_an_error
         Message::parse(body, Side::Server, &scan::Limits { bytes: 4096, depth: 16 }).unwrap()
     };
     let linked = json!({"resultType": "complete", "content": [{"type": "resource_link", "uri": "a:b", "name": "n"}]});
-    orphans.answer((EARLIER << 32) | 1, &modern(1, linked));
-    orphans.answer((EARLIER << 32) | 2, &modern(2, json!({"resultType": "input_required", "inputRequests": {}})));
+    orphans.answer(3, (EARLIER << 32) | 1, &modern(1, linked));
+    orphans.answer(3, (EARLIER << 32) | 2, &modern(2, json!({"resultType": "input_required", "inputRequests": {}})));
     let (_, message) = next(&mut ann.resume(plain.as_bytes()).unwrap()).await.unwrap();
     assert!(message["result"].get("resultType").is_none(), "{message}");
     assert_eq!(message["result"]["content"][0]["type"], "text", "its revision has no links: {message}");
@@ -225,7 +226,7 @@ async fn a_call_is_forgotten_with_its_session_and_when_it_is_over() {
     assert_eq!(store.open_calls().await.unwrap(), vec![]);
     orphans.sweep();
     assert!(!orphans.waits_on(3));
-    assert!(!orphans.answer((EARLIER << 32) | 1, &answer(1, "for nobody")));
+    assert!(!orphans.answer(3, (EARLIER << 32) | 1, &answer(1, "for nobody")));
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn calls_of_a_session_that_was_not_known_are_found_when_its_client_comes()
     let mut reader = found.resume(over.as_bytes()).unwrap();
     assert!(is_unknown(&next(&mut reader).await.unwrap().1), "its answer went to the earlier daemon");
     let mut reader = found.resume(waits.as_bytes()).unwrap();
-    assert!(orphans.answer((EARLIER << 32) | 1, &answer(1, "found")));
+    assert!(orphans.answer(3, (EARLIER << 32) | 1, &answer(1, "found")));
     assert_eq!(next(&mut reader).await.unwrap().1["result"]["content"][0]["text"], "found");
     assert!(next(&mut reader).await.is_none());
     orphans.load(&sessions).await.unwrap();
@@ -304,7 +305,7 @@ async fn a_client_takes_a_call_back_that_an_earlier_daemon_sent() {
     assert_eq!(orphans.cancel(&ann, b"\"call 2\""), vec![], "another");
     assert_eq!(orphans.cancel(&ann, b"\"call 1\""), vec![((EARLIER << 32) | 1, 3)]);
     assert!(next(&mut reader).await.is_none(), "its stream ends without an answer");
-    assert!(!orphans.answer((EARLIER << 32) | 1, &answer(1, "too late")));
+    assert!(!orphans.answer(3, (EARLIER << 32) | 1, &answer(1, "too late")));
     assert!(!orphans.waits_on(3));
     let forgotten = async {
         while !store.open_calls().await.unwrap().is_empty() {

@@ -15,6 +15,8 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) number: u32,
+    /// Lives as long as the place is taken.
+    pub(crate) taken: Arc<()>,
     // The place is free before the turn is.
     _place: OwnedSemaphorePermit,
     _turn: OwnedSemaphorePermit,
@@ -38,7 +40,7 @@ impl Pool {
             .zip(1..)
             .find_map(|(place, number)| Some((place.clone().try_acquire_owned().ok()?, number)))?;
         drop(places);
-        Some(Place { number, _place: place, _turn: turn, _pool: self.clone() })
+        Some(Place { number, taken: Arc::default(), _place: place, _turn: turn, _pool: self.clone() })
     }
 }
 

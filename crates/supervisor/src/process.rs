@@ -139,9 +139,9 @@ impl Child {
         }
     }
 
-    /// It was killed because the keeper ended.
-    pub(crate) fn went_with_the_keeper(&self) -> bool {
-        matches!(&*self.fate.borrow(), Some(Fate::KeeperGone))
+    /// It was killed because the keeper ended, or another daemon was told to end it.
+    pub(crate) fn ended_by_host(&self) -> bool {
+        matches!(&*self.fate.borrow(), Some(Fate::KeeperGone | Fate::ByHost(_)))
     }
 
     /// Another daemon had it, and nobody here knows how it is.
@@ -163,7 +163,7 @@ impl Child {
     pub(crate) fn over(&self) -> Option<String> {
         match &*self.fate.borrow() {
             Some(Fate::Over(text)) => Some(text.clone()),
-            Some(Fate::Exited(_) | Fate::KeeperGone | Fate::Elsewhere) => None,
+            Some(Fate::Exited(_) | Fate::KeeperGone | Fate::ByHost(_) | Fate::Elsewhere) => None,
             None => self.keeper.over(self.id),
         }
     }

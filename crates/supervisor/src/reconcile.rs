@@ -435,6 +435,8 @@ async fn inherit_calls(supervisor: Supervisor, predecessor: Arc<Predecessor>) {
     if let Err(error) = supervisor.inner.shared.orphans.load(&supervisor.inner.sessions).await {
         tracing::warn!(%error, "the open calls of the old daemon could not be read");
     }
+    // Until a moment ago that daemon may have read them.
+    supervisor.inner.sessions.all().iter().for_each(|session| session.touch());
     // A process that has ended since then was heard to end by that daemon, if at all.
     let living = supervisor.processes().iter().map(|instance| instance.id).collect();
     supervisor.inner.shared.orphans.keep_only(&living);
@@ -453,7 +455,10 @@ async fn look_after(supervisor: Supervisor) {
         if supervisor.inner.shared.is_frozen() {
             continue;
         }
-        for session in supervisor.inner.sessions.expired(limits.session_idle) {
+        // What a living daemon before this one still reads cannot be seen from here.
+        let expired =
+            if supervisor.follows() { Vec::new() } else { supervisor.inner.sessions.expired(limits.session_idle) };
+        for session in expired {
             let server = session.server().clone();
             supervisor.close_session(&session, &server).await;
         }

@@ -60,7 +60,7 @@ fn dispatch(instance: &Arc<Instance>, message: Message) {
         if matches!(message.shape(), Shape::Success | Shape::Failure)
             && let Some(id) = message.id().and_then(|raw| number(&raw))
         {
-            instance.context.orphans.answer(id, &message);
+            instance.context.orphans.answer(instance.id, id, &message);
         }
         if predecessor.takes(instance, &message) {
             return;
@@ -84,7 +84,7 @@ fn answer(instance: &Instance, message: Message) {
             }
             waiting.mailbox.push(Item::Answer(message));
         }
-        None if instance.context.orphans.answer(id, &message) => {}
+        None if instance.context.orphans.answer(instance.id, id, &message) => {}
         // Late after a cancel, or an id that we never gave.
         None => tracing::debug!(server = %instance.context.server, "an answer that nobody waits for was dropped"),
     }

@@ -199,7 +199,7 @@ impl Running {
     pub(crate) fn cause(&self) -> Cause {
         match &self.body {
             Body::Program(piped) if piped.child.over().is_some() => Cause::Limit,
-            Body::Program(piped) if piped.child.went_with_the_keeper() => Cause::Keeper,
+            Body::Program(piped) if piped.child.ended_by_host() => Cause::Keeper,
             Body::Program(_) | Body::Remote(_) => Cause::Exit,
         }
     }
@@ -208,7 +208,7 @@ impl Running {
     /// says something, but an end with the keeper does not.
     pub(crate) fn trouble(&self, silent: bool) -> Option<String> {
         match &self.body {
-            Body::Program(piped) => piped.child.went_with_the_keeper().then(|| Fate::KeeperGone.to_string()),
+            Body::Program(piped) => piped.child.ended_by_host().then(|| Fate::KeeperGone.to_string()),
             Body::Remote(link) => {
                 link.trouble().or_else(|| silent.then(|| "it did not answer the probe in time".to_owned()))
             }
@@ -283,13 +283,13 @@ impl Running {
             Body::Program(mut piped) => {
                 piped.hear_out().await;
                 let status = piped.end.clone().unwrap_or_else(|| why.to_owned());
-                let (unheard, with_keeper) = (piped.child.is_unheard(), piped.child.went_with_the_keeper());
-                let report = ExitReport { unheard, with_keeper, ..instance.report(status, asked) };
+                let (unheard, by_host) = (piped.child.is_unheard(), piped.child.ended_by_host());
+                let report = ExitReport { unheard, by_host, ..instance.report(status, asked) };
                 instance.fail_all(&report);
                 // Whoever waits for it to stop must not wait for one that is about to be aborted.
                 instance.pause.over();
                 if let Some(predecessor) = &instance.context.predecessor {
-                    predecessor.lost(instance.id, (!report.unheard).then_some(report.status.as_str()));
+                    predecessor.lost(instance.id, &report);
                 }
                 how = piped.stop(grace).await;
                 report

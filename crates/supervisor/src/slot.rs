@@ -13,6 +13,7 @@ use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
 use crate::meter::{Cause, ServerMeter};
 use crate::orphans::Orphans;
+use crate::pool::Place;
 use crate::restart::{HEALTHY, History, Next, Standing};
 use crate::running::{NotStarted, Running};
 use crate::session::Session;
@@ -232,6 +233,8 @@ pub(crate) struct Slot {
     pub(crate) context: Arc<Context>,
     introduction: Introduction,
     state: watch::Sender<State>,
+    /// Whoever has its place in an exclusive pool.
+    held: Mutex<Weak<()>>,
     /// The process that took calls last: it may have some still.
     serving: Mutex<Weak<Instance>>,
     orders: Orders,
@@ -255,6 +258,7 @@ impl Slot {
             context,
             introduction,
             state: watch::Sender::new(State::Starting),
+            held: Mutex::default(),
             serving: Mutex::default(),
             orders: Orders::default(),
             leaves: AtomicBool::new(false),
@@ -309,9 +313,15 @@ impl Slot {
         }
     }
 
-    /// Whether it is a place of an exclusive pool whose one call is in flight. The pool of another daemon knows nothing of it.
+    /// Notes who has its place in an exclusive pool.
+    pub(crate) fn hold(&self, place: &Place) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&place.taken);
+    }
+
+    /// Whether it is a place of an exclusive pool that somebody has. The pool of another daemon knows nothing of it.
     pub(crate) fn is_taken_place(&self) -> bool {
-        matches!(self.key.holder, Holder::Pool { .. })
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0;
+        held || matches!(self.key.holder, Holder::Pool { .. })
             && matches!(&*self.state.borrow(), State::Ready(instance) if instance.in_flight() > 0 || instance.earlier_calls() > 0)
     }
 
@@ -472,8 +482,8 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
     hosted.forget(&slot.key);
     slot.set(State::Stopped);
     let (server, status) = (slot.context.server.clone(), "the server is stopped".to_owned());
-    let (last_stderr, asked, reached, unheard, with_keeper, unsent) = (None, true, true, false, false, false);
-    let report = ExitReport { server, status, last_stderr, asked, reached, unheard, with_keeper, unsent };
+    let (last_stderr, asked, reached, unheard, by_host, unsent) = (None, true, true, false, false, false);
+    let report = ExitReport { server, status, last_stderr, asked, reached, unheard, by_host, unsent };
     slot.context.subscriptions.end(&report);
 }
 

@@ -31,25 +31,28 @@ pub(crate) struct Seen {
 }
 
 /// Ends a child and its tree: what has closed stdin gets `grace` to leave, then SIGTERM and `grace` again, then
-/// SIGKILL until nothing is left. The caller has closed stdin. Returns how the program ended.
+/// SIGKILL until nothing is left. The caller has closed stdin. Returns how the program ended. What was given to another
+/// daemon meanwhile is that one's to end.
 pub(crate) async fn stop(child: &mut Child, grace: Duration) -> String {
     let (pid, mark) = (child.pid, child.mark.clone());
     if let Ok(status) = tokio::time::timeout(grace, child.exited()).await {
         sweep(pid, mark, grace).await;
         return status;
     }
-    signal_all(pid, &mark, Program::Alive, Signal::TERM).await;
-    if let Ok(status) = tokio::time::timeout(grace, child.exited()).await {
-        sweep(pid, mark, grace).await;
-        return status;
+    for signal in [Signal::TERM, Signal::KILL] {
+        if child.is_given_away() {
+            return "another daemon has it".to_owned();
+        }
+        signal_all(pid, &mark, Program::Alive, signal).await;
+        let patience = if signal == Signal::TERM { grace } else { KILLED };
+        if let Ok(status) = tokio::time::timeout(patience, child.exited()).await {
+            let rest = if signal == Signal::TERM { grace } else { Duration::ZERO };
+            sweep(pid, mark, rest).await;
+            return status;
+        }
     }
-    signal_all(pid, &mark, Program::Alive, Signal::KILL).await;
-    let Ok(status) = tokio::time::timeout(KILLED, child.exited()).await else {
-        tracing::error!(pid, mark, "a killed process has not ended");
-        return "it was killed and has not ended".to_owned();
-    };
-    sweep(pid, mark, Duration::ZERO).await;
-    status
+    tracing::error!(pid, mark, "a killed process has not ended");
+    "it was killed and has not ended".to_owned()
 }
 
 /// Ends what a program that is gone has left behind: SIGTERM, up to `grace`, then SIGKILL.

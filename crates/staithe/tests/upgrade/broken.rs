@@ -142,7 +142,7 @@ async fn number(session: &Session<'_>, name: &str) -> u64 {
     text(&tool(session, name, json!({})).await).trim().parse().unwrap()
 }
 
-fn kill(pid: u64, signal: &str) {
+pub(crate) fn kill(pid: u64, signal: &str) {
     assert!(Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap().success());
 }
 

@@ -19,8 +19,8 @@ pub(super) enum Frame {
     Line { instance: u64, line: Vec<u8> },
     /// Old to new: from here on the pipes are yours alone. Until then the new daemon reads and writes none of them.
     Yours,
-    /// New to old: the instance ended.
-    Gone { instance: u64, status: String },
+    /// New to old: the instance ended. `by_host`: that was the host's own doing.
+    Gone { instance: u64, status: String, by_host: bool },
     /// New to old: nothing will be heard of the instance any more, and nobody knows how it is.
     Unheard { instance: u64 },
     /// New to old: what a session's client said about something that the new daemon does not know.
@@ -54,9 +54,10 @@ impl Frame {
                 out.extend_from_slice(&instance.to_le_bytes());
                 put(&mut out, line);
             }
-            Self::Gone { instance, status } => {
+            Self::Gone { instance, status, by_host } => {
                 out.push(5);
                 out.extend_from_slice(&instance.to_le_bytes());
+                out.extend_from_slice(&u32::from(*by_host).to_le_bytes());
                 put(&mut out, status.as_bytes());
             }
             Self::Message { session, body } => {
@@ -107,7 +108,7 @@ impl Frame {
             2 => Self::Yielded,
             3 => Self::Serving,
             4 => Self::Line { instance: rest.u64()?, line: rest.bytes()? },
-            5 => Self::Gone { instance: rest.u64()?, status: rest.text()? },
+            5 => Self::Gone { instance: rest.u64()?, by_host: rest.u32()? != 0, status: rest.text()? },
             6 => Self::Message { session: rest.text()?, body: rest.bytes()? },
             10 => Self::Yours,
             11 => Self::Unheard { instance: rest.u64()? },
@@ -221,7 +222,11 @@ mod tests {
             Just(Frame::Yours),
             any::<u64>().prop_map(|instance| Frame::Unheard { instance }),
             (any::<u64>(), bytes()).prop_map(|(instance, line)| Frame::Line { instance, line }),
-            (any::<u64>(), ".*").prop_map(|(instance, status)| Frame::Gone { instance, status }),
+            (any::<u64>(), ".*", any::<bool>()).prop_map(|(instance, status, by_host)| Frame::Gone {
+                instance,
+                status,
+                by_host
+            }),
             (".*", bytes()).prop_map(|(session, body)| Frame::Message { session, body }),
             ".*".prop_map(|session| Frame::SessionEnded { session }),
             any::<u64>().prop_map(|instance| Frame::Released { instance }),

@@ -3,6 +3,8 @@
 use super::frame::{Frame, Reader};
 use super::queue::{Put, Queue};
 use crate::instance::Instance;
+use crate::mailbox::ExitReport;
+use model::Blame;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -159,12 +161,13 @@ impl Predecessor {
         }
     }
 
-    /// A process ended with `status`, or nothing is heard of it any more.
-    pub(crate) fn lost(&self, instance: u64, status: Option<&str>) {
+    /// A process ended, or nothing is heard of it any more.
+    pub(crate) fn lost(&self, instance: u64, report: &ExitReport) {
         if self.busy_table().contains_key(&instance) {
-            self.send(&match status {
-                Some(status) => Frame::Gone { instance, status: status.to_owned() },
-                None => Frame::Unheard { instance },
+            let (status, by_host) = (report.status.clone(), report.blame() == Blame::Host);
+            self.send(&match report.unheard {
+                false => Frame::Gone { instance, status, by_host },
+                true => Frame::Unheard { instance },
             });
         }
     }
@@ -181,6 +184,12 @@ impl Predecessor {
             Put::Taken | Put::Closed => {}
             Put::Dropped if self.loud.swap(true, Ordering::Relaxed) => {}
             Put::Dropped => tracing::warn!("the old daemon does not keep up: it misses progress and log messages"),
+            Put::Lost(instance) => {
+                tracing::error!(
+                    instance,
+                    "a server says more about the old daemon's calls than that one reads: its calls end"
+                );
+            }
             Put::Full => {
                 tracing::error!("the old daemon does not read: its calls end without their answers");
                 self.gone.cancel();
