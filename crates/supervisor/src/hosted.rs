@@ -171,7 +171,7 @@ impl Hosted {
         }
         loop {
             let slot = self.slot(&key, caller, session)?;
-            place.as_ref().inspect(|place| slot.hold(place));
+            place.as_ref().inspect(|place| slot.seat.take(place));
             if let Some(session) = session {
                 self.attach(&slot, session)?;
             }

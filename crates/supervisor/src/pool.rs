@@ -1,6 +1,6 @@
 //! Places of an exclusive pool: each holds at most one call at a time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A pool of one isolation key.
@@ -16,11 +16,25 @@ pub(crate) struct Pool {
 pub(crate) struct Place {
     pub(crate) number: u32,
     /// Lives as long as the place is taken.
-    pub(crate) taken: Arc<()>,
+    taken: Arc<()>,
     // The place is free before the turn is.
     _place: OwnedSemaphorePermit,
     _turn: OwnedSemaphorePermit,
     _pool: Arc<Pool>,
+}
+
+/// Where the holder of a place sits: it is asked there whether somebody has the place.
+#[derive(Debug, Default)]
+pub(crate) struct Seat(Mutex<Weak<()>>);
+
+impl Seat {
+    pub(crate) fn take(&self, place: &Place) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&place.taken);
+    }
+
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
+    }
 }
 
 impl Pool {
@@ -46,7 +60,18 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use super::Pool;
+    use super::{Pool, Seat};
+
+    #[tokio::test]
+    async fn a_seat_is_taken_for_as_long_as_the_place_is() {
+        let (pool, seat) = (Pool::new(1), Seat::default());
+        assert!(!seat.is_taken());
+        let place = pool.take().await.unwrap();
+        seat.take(&place);
+        assert!(seat.is_taken());
+        drop(place);
+        assert!(!seat.is_taken());
+    }
 
     #[tokio::test]
     async fn places_come_back_however_they_are_given_back() {

@@ -13,7 +13,7 @@ use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
 use crate::meter::{Cause, ServerMeter};
 use crate::orphans::Orphans;
-use crate::pool::Place;
+use crate::pool::Seat;
 use crate::restart::{HEALTHY, History, Next, Standing};
 use crate::running::{NotStarted, Running};
 use crate::session::Session;
@@ -234,7 +234,7 @@ pub(crate) struct Slot {
     introduction: Introduction,
     state: watch::Sender<State>,
     /// Whoever has its place in an exclusive pool.
-    held: Mutex<Weak<()>>,
+    pub(crate) seat: Seat,
     /// The process that took calls last: it may have some still.
     serving: Mutex<Weak<Instance>>,
     orders: Orders,
@@ -258,7 +258,7 @@ impl Slot {
             context,
             introduction,
             state: watch::Sender::new(State::Starting),
-            held: Mutex::default(),
+            seat: Seat::default(),
             serving: Mutex::default(),
             orders: Orders::default(),
             leaves: AtomicBool::new(false),
@@ -313,16 +313,11 @@ impl Slot {
         }
     }
 
-    /// Notes who has its place in an exclusive pool.
-    pub(crate) fn hold(&self, place: &Place) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&place.taken);
-    }
-
     /// Whether it is a place of an exclusive pool that somebody has. The pool of another daemon knows nothing of it.
     pub(crate) fn is_taken_place(&self) -> bool {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0;
-        held || matches!(self.key.holder, Holder::Pool { .. })
-            && matches!(&*self.state.borrow(), State::Ready(instance) if instance.in_flight() > 0 || instance.earlier_calls() > 0)
+        self.seat.is_taken()
+            || matches!(self.key.holder, Holder::Pool { .. })
+                && matches!(&*self.state.borrow(), State::Ready(instance) if instance.in_flight() > 0 || instance.earlier_calls() > 0)
     }
 
     pub(crate) fn state(&self) -> State {
