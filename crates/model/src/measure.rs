@@ -35,6 +35,25 @@ pub fn show_time(time: Duration) -> String {
     unit.map_or_else(|| format!("{ms} ms"), |(names, unit)| format!("{} {}", ms / unit, names[0]))
 }
 
+/// A time as a person says it: `250 ms`, `12 s`, `3 min 45 s`, `2 h 5 min`.
+pub fn about(time: Duration) -> String {
+    let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    if ms < 1000 {
+        return format!("{ms} ms");
+    }
+    let seconds = ms.saturating_add(500) / 1000;
+    let (large, small, names) = match seconds {
+        0..60 => return format!("{seconds} s"),
+        60..3600 => (seconds / 60, seconds % 60, ["min", "s"]),
+        _ => {
+            let minutes = (seconds + 30) / 60;
+            (minutes / 60, minutes % 60, ["h", "min"])
+        }
+    };
+    let rest = if small == 0 { String::new() } else { format!(" {small} {}", names[1]) };
+    format!("{large} {}{rest}", names[0])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +71,25 @@ mod tests {
         }
         for wrong in ["", "5", "0 s", "1 d", "99999999 h"] {
             assert_eq!(time(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_said_as_a_person_would() {
+        for (ms, said) in [
+            (0, "0 ms"),
+            (250, "250 ms"),
+            (999, "999 ms"),
+            (1000, "1 s"),
+            (12_400, "12 s"),
+            (59_600, "1 min"),
+            (225_507, "3 min 46 s"),
+            (225_000, "3 min 45 s"),
+            (3_599_900, "1 h"),
+            (7_500_000, "2 h 5 min"),
+            (7_529_000, "2 h 5 min"),
+        ] {
+            assert_eq!(about(Duration::from_millis(ms)), said, "{ms}");
         }
     }
 }

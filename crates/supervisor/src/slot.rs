@@ -23,6 +23,7 @@ use crate::subscriptions::Subscriptions;
 use crate::verdict::Tally;
 use crate::watchdog::{self, Wedged};
 use bytes::Bytes;
+use model::measure::about;
 use model::report::LogSource;
 use model::{Bounds, Effective, ServerName};
 use std::collections::HashMap;
@@ -364,7 +365,7 @@ impl Slot {
                 format!("it died {deaths} times without living for {life} s, the last time so: {reason}")
             }
         };
-        let note = format!("{reason}; next start in {} ms", next.delay.as_millis());
+        let note = format!("{reason}; next start in {}", about(next.delay));
         self.context.log.add(0, LogSource::Host, &note);
         let until = monotonic() + next.delay;
         self.set(match next.standing {

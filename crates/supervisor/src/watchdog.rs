@@ -8,6 +8,7 @@ use crate::hosted::Hosted;
 use crate::instance::{Instance, Unanswered};
 use crate::tree::{self, Seen};
 use crate::verdict::{Cause, Facts, Load, Open, Process, Verdict, judge};
+use model::measure::about;
 use model::{Ping, Span};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -376,7 +377,8 @@ impl Dog<'_> {
 
 fn silence_on(probes: &[Probe], patience: Duration) -> String {
     let probes: Vec<String> = probes.iter().map(ToString::to_string).collect();
-    format!("no answer to {} within {} ms each", probes.join(" and "), patience.as_millis())
+    let each = if probes.len() > 1 { " each" } else { "" };
+    format!("no answer to {} within {}{each}", probes.join(" and "), about(patience))
 }
 
 /// What the tree did between two looks.
@@ -414,6 +416,14 @@ mod tests {
         while monotonic().duration_since(sent) < Duration::from_millis(1) {}
         pulse.beat();
         assert_eq!(pulse.still_left(), Vec::new());
+    }
+
+    #[test]
+    fn silence_is_told_in_a_persons_words() {
+        let one = silence_on(&[Probe::Ping], Duration::from_secs(2));
+        assert_eq!(one, "no answer to ping within 2 s");
+        let both = silence_on(&[Probe::Ping, Probe::List("tools/list")], Duration::from_millis(250));
+        assert_eq!(both, "no answer to ping and tools/list within 250 ms each");
     }
 
     #[test]
