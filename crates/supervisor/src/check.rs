@@ -5,7 +5,8 @@ use crate::probe;
 use model::report::LogSource;
 use model::{EraPin, Verdict};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use stdx::clock::monotonic;
 use wire::era::Era;
 
 /// Whether the server was seen to work since this daemon hosts this generation.
@@ -13,7 +14,11 @@ use wire::era::Era;
 pub(crate) enum Checked {
     NotYet,
     Works,
-    Trouble(String),
+    Trouble {
+        reason: String,
+        /// When it is tried again, where that is known.
+        until: Option<Instant>,
+    },
 }
 
 impl Hosted {
@@ -27,7 +32,7 @@ impl Hosted {
         while !self.retired().is_cancelled() {
             let hands = self.keeper().hands();
             let outcome = match self.verdict().await {
-                Ok(verdict) if !proven || matches!(self.checked(), Checked::NotYet | Checked::Trouble(_)) => {
+                Ok(verdict) if !proven || matches!(self.checked(), Checked::NotYet | Checked::Trouble { .. }) => {
                     let era = if verdict == Verdict::Legacy { Era::Legacy } else { Era::Modern };
                     probe::starts(&self, era).await
                 }
@@ -40,15 +45,15 @@ impl Hosted {
                 self.retired().run_until_cancelled(self.keeper().ours()).await;
                 continue;
             }
+            attempt += 1;
+            let wait = stdx::backoff::delay(Duration::from_secs(1), Duration::from_secs(60), attempt, 1.0);
             match outcome {
                 Ok(()) => return self.found(Checked::Works),
                 Err(reason) => {
                     self.log().add(0, LogSource::Host, &format!("does not start: {reason}"));
-                    self.found(Checked::Trouble(reason));
+                    self.found(Checked::Trouble { reason, until: Some(monotonic() + wait) });
                 }
             }
-            attempt += 1;
-            let wait = stdx::backoff::delay(Duration::from_secs(1), Duration::from_secs(60), attempt, 1.0);
             tokio::select! {
                 () = self.retired().cancelled() => return,
                 () = self.recheck.notified() => attempt = 0,
@@ -64,6 +69,15 @@ impl Hosted {
     /// the host is ready does not wait until that is proven again.
     async fn is_known_to_work(&self) -> bool {
         self.shared.continues && self.spec().era == EraPin::Auto && self.remembered().await.is_some()
+    }
+
+    /// A caller found out that it does not start; the time of the next try stays as it was.
+    pub(crate) fn found_trouble(&self, reason: String) {
+        let until = match self.checked() {
+            Checked::Trouble { until, .. } => until,
+            Checked::NotYet | Checked::Works => None,
+        };
+        self.found(Checked::Trouble { reason, until });
     }
 
     pub(crate) fn found(&self, checked: Checked) {

@@ -334,7 +334,7 @@ impl Hosted {
             _ if self.moved_since(hands) => return Err(Absent::Moved),
             Ok(finding) => finding,
             Err(reason) => {
-                self.found(Checked::Trouble(reason.clone()));
+                self.found_trouble(reason.clone());
                 let retry_after = Duration::from_secs(5);
                 return Err(Absent::Failing { server: self.spec.name.clone(), reason, retry_after });
             }

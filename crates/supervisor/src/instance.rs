@@ -382,6 +382,11 @@ impl Instance {
         self.context.predecessor.as_ref().map_or(0, |predecessor| predecessor.calls(self))
     }
 
+    /// How many calls of clients wait, those of earlier daemons with them.
+    pub(crate) fn calls_now(&self) -> u32 {
+        u32::try_from(self.in_flight()).unwrap_or(u32::MAX).saturating_add(self.earlier_calls())
+    }
+
     /// The calls that the server may be at work on.
     pub(crate) fn open_calls(&self) -> Vec<Open> {
         self.calls().waiting.values().filter_map(Waiting::open).collect()

@@ -345,7 +345,7 @@ impl Now {
                 None => now.states.push((word, 1)),
             }
             if let State::Ready(instance) = &state {
-                now.in_flight += u64::try_from(instance.in_flight()).unwrap_or(u64::MAX);
+                now.in_flight += u64::from(instance.calls_now());
                 now.queued += queued(instance.outlet());
             }
         }

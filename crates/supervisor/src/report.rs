@@ -5,6 +5,7 @@ use crate::hosted::Hosted;
 use crate::restart::Standing;
 use crate::slot::{Slot, State};
 use crate::tree;
+use model::measure::about;
 use model::report::{Health, InstanceReport, ServerReport};
 use model::{Program, ServerSpec, Target};
 use std::sync::atomic::Ordering;
@@ -57,7 +58,7 @@ fn instance(hosted: &Hosted, slot: &Slot) -> Option<InstanceReport> {
     };
     let live = live.as_ref();
     match live {
-        Some(live) if health == Health::Starting && live.in_flight() > 0 => health = Health::Busy,
+        Some(live) if health == Health::Starting && live.calls_now() > 0 => health = Health::Busy,
         Some(_) if slot.leaves() => health = Health::Stopped,
         None if slot.leaves() => return None,
         Some(_) | None => {}
@@ -72,7 +73,7 @@ fn instance(hosted: &Hosted, slot: &Slot) -> Option<InstanceReport> {
         health,
         reason,
         started_at_ms: live.map(|i| i.started_at_ms),
-        in_flight: live.map_or(0, |i| count(i.in_flight())),
+        in_flight: live.map_or(0, |i| i.calls_now()),
         sessions: count(slot.context.session_count()),
         resident_bytes: usage.resident_bytes,
         memory_limit: slot.context.bounds.memory,
@@ -104,21 +105,18 @@ pub(crate) fn health(hosted: &Hosted, slots: &[std::sync::Arc<Slot>]) -> (Health
     match hosted.checked() {
         Checked::NotYet => (Health::Starting, None),
         Checked::Works => (Health::Ready, None),
-        Checked::Trouble(reason) => (Health::Failing, Some(reason)),
+        Checked::Trouble { reason, until } => (Health::Failing, Some(with_next(&reason, until))),
     }
 }
 
 pub(crate) fn slot_health(state: &State) -> (Health, Option<String>) {
-    let later = |reason: &str, until: &Instant| {
-        let next = until.saturating_duration_since(monotonic()).as_millis();
-        Some(format!("{reason}; next start in {next} ms"))
-    };
+    let later = |reason: &str, until: &Instant| Some(with_next(reason, Some(*until)));
     match state {
         State::Starting => (Health::Starting, None),
         State::Ready(instance) if instance.pulse.is_silent() => {
             (Health::Silent, Some("it did not answer when it was asked whether it lives".to_owned()))
         }
-        State::Ready(instance) if instance.in_flight() > 0 => (Health::Busy, None),
+        State::Ready(instance) if instance.calls_now() > 0 => (Health::Busy, None),
         State::Ready(_) => (Health::Ready, None),
         State::Waiting { until, reason, wedged } => {
             (if *wedged { Health::Wedged } else { Health::Restarting }, later(reason, until))
@@ -134,6 +132,12 @@ pub(crate) fn slot_health(state: &State) -> (Health, Option<String>) {
         }
         State::Stopped => (Health::Stopped, None),
     }
+}
+
+/// The reason, and when it is tried again; nothing more where that is now.
+fn with_next(reason: &str, until: Option<Instant>) -> String {
+    let left = until.and_then(|until| until.checked_duration_since(monotonic())).filter(|left| !left.is_zero());
+    left.map_or_else(|| reason.to_owned(), |left| format!("{reason}; next start in {}", about(left)))
 }
 
 fn command_line(spec: &ServerSpec) -> String {

@@ -115,6 +115,7 @@ async fn a_crash_loop_is_named_and_ends() {
     eventually("it is named", || host.report().health == Health::CrashLooping).await;
     let told = host.report().reason.unwrap();
     assert!(told.contains("exit status 3") && told.contains("the disk is on fire"), "{told}");
+    assert!(told.contains("; next start in ") && !told.contains("ms"), "{told}");
     assert!(!host.supervisor.ready());
     let asked = monotonic();
     let answer = tool(&session, "pid", json!({})).await;
@@ -422,6 +423,11 @@ async fn why_a_server_does_not_start_stands_in_its_log_and_restart_tries_again()
     let log = host.supervisor.log(&"late".parse().unwrap()).unwrap();
     let told = |n: usize| log.tail(50).iter().filter(|l| l.text.contains("there is no program")).count() >= n;
     eventually("the log says why", || told(3)).await;
+    eventually("the time of the next try is told", || {
+        let report = host.report();
+        report.health == Health::Failing && report.reason.is_some_and(|reason| reason.contains("; next start in "))
+    })
+    .await;
     std::os::unix::fs::symlink(testkit::bin("everything"), &program).unwrap();
     host.supervisor.restart(&"late".parse().unwrap()).await.unwrap();
     host.ready().await;

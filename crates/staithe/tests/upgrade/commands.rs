@@ -99,7 +99,10 @@ async fn a_daemon_that_still_has_calls_changes_nothing_once_it_is_replaced() {
     let late = kept.ask(&json!({"command": "stop", "server": "says"}));
     assert!(late.contains("an upgrade goes on"), "{late}");
     assert!(kept.ask(&json!({"command": "status"})).contains("keeps"), "looking goes on");
+    let there = daemon.told(&["instances", "keeps"]);
+    assert_eq!((&there[0]["in_flight"], &there[0]["health"]), (&json!(1), &json!("busy")), "{there}");
     assert_eq!(text(&call.await.unwrap().unwrap()), "slept");
+    eventually("nothing is in flight", || daemon.told(&["instances", "keeps"])[0]["in_flight"] == 0).await;
     tokio::task::block_in_place(|| daemon.stop());
 }
 
