@@ -19,7 +19,7 @@ use crate::remote::{Memory, Pool as Connections};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::slot::{Context, Counters, First, Order, Slot};
+use crate::slot::{Context, Counters, First, Order, Slot, State};
 use crate::spares::Spares;
 use crate::watchdog::Reflexes;
 use model::report::LogSource;
@@ -421,13 +421,15 @@ impl Hosted {
         &self.retired
     }
 
-    /// Replaces every process; how many there were.
+    /// Replaces every process, also where the next one is still waited for; how many there were.
     pub(crate) fn restart(&self) -> u32 {
         self.recheck.notify_one();
         self.renew_spares();
         let slots = self.all_slots();
+        let lives = |slot: &&Arc<Slot>| matches!(slot.state(), State::Ready(_) | State::Starting);
+        let living = slots.iter().filter(lives).count();
         slots.iter().for_each(|slot| slot.order(Order::Restart));
-        u32::try_from(slots.len()).unwrap_or(u32::MAX)
+        u32::try_from(living).unwrap_or(u32::MAX)
     }
 
     /// The session is over: its calls and its own process too.

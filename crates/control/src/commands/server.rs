@@ -2,6 +2,7 @@
 
 use crate::execute::{HostKind, Parts};
 use crate::problem;
+use model::report::{Health, InstanceReport};
 use model::{Problem, Reply, ServerName, ServerSpec};
 
 /// Fails where a server is named that the store does not know.
@@ -39,8 +40,11 @@ pub(crate) async fn restart(parts: &Parts, name: &ServerName) -> Result<Reply, P
             format!("`staithe start {name}` starts it"),
         ));
     }
+    let waits = |i: &InstanceReport| i.health.is_broken() || matches!(i.health, Health::Restarting | Health::Wedged);
+    let waited_for = parts.supervisor.instances(Some(name)).iter().any(waits);
     match parts.supervisor.restart(name).await {
         Ok(count) => Ok(done(match count {
+            0 if waited_for => format!("{name} is started anew: its last process had ended"),
             0 if spec.spares() > 0 => {
                 format!("{name} had no process in use: its spares are started anew, any other with the next call")
             }

@@ -69,7 +69,9 @@ async fn a_restart_lets_calls_finish_in_their_time_and_keeps_sessions() {
     let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
     let session = client.legacy_session("own").await.unwrap();
     let first = told(&noted(&session, "first", 0).await)["pid"].clone();
-    let restart = || drop(daemon.cli(&["restart", "own"]));
+    let restart = || {
+        assert_eq!(daemon.cli(&["restart", "own"])["text"], "own was restarted: 1 process was replaced");
+    };
     let answer = runs(&daemon, &session, 1000, restart).await.unwrap();
     assert_eq!((&told(&answer)["nonce"], &told(&answer)["pid"]), (&json!("runs"), &first));
     let second = told(&noted(&session, "second", 0).await);
@@ -78,6 +80,24 @@ async fn a_restart_lets_calls_finish_in_their_time_and_keeps_sessions() {
     assert_eq!(data(&answer)["reason"], "server_ended", "{answer}");
     assert_ne!(told(&noted(&session, "third", 0).await)["pid"], second["pid"]);
     assert_eq!(daemon.cli(&["sessions", "own"]).as_array().unwrap().len(), 1);
+}
+
+/// A restart ends the waiting for the next process. What has ended already is not said to be replaced.
+#[tokio::test]
+async fn a_restart_counts_no_process_that_has_ended() {
+    let odd = json!({"odd": {"command": testkit::bin("odd"), "args": ["--exit-on-call", "3"]}});
+    let daemon = Daemon::new(&odd, &[], "");
+    let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    let session = client.legacy_session("odd").await.unwrap();
+    for _ in 0..5 {
+        session.call("tools/call", json!({"name": "die", "arguments": {}})).await.unwrap();
+    }
+    eventually_some("the crash loop", async || {
+        (daemon.cli(&["status"])["servers"][0]["health"] == "crash-looping").then_some(())
+    })
+    .await;
+    assert_eq!(daemon.cli(&["restart", "odd"])["text"], "odd is started anew: its last process had ended");
+    assert!(session.call("tools/call", json!({"name": "pid", "arguments": {}})).await.unwrap()["result"].is_object());
 }
 
 #[tokio::test]
