@@ -164,8 +164,8 @@ impl Control {
             Command::Logs { server, lines, follow } => {
                 return logs::logs(parts, &server, lines, follow).await.map(Outcome::Follow);
             }
-            Command::Status => Ok(look::status(parts)),
-            Command::Servers => Ok(Reply::Servers(parts.supervisor.servers())),
+            Command::Status => Ok(look::status(parts).await),
+            Command::Servers => Ok(Reply::Servers(look::servers(parts).await)),
             Command::Instances { server } => look::instances(parts, server.as_ref()).await,
             Command::Sessions { server } => look::sessions(parts, server.as_ref()).await,
             Command::Restart { server } => server::restart(parts, &server).await,

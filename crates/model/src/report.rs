@@ -29,6 +29,9 @@ pub struct StatusReport {
     /// It was told to stop: calls may finish, new ones are refused, and the rest of this report is what is left.
     #[serde(default)]
     pub stopping: bool,
+    /// Another daemon is about to take this one's place: nothing can be changed meanwhile.
+    #[serde(default)]
+    pub upgrading: bool,
     /// Resident memory of the daemon, bytes.
     pub resident_bytes: u64,
     /// Each server.

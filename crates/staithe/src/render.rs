@@ -87,6 +87,9 @@ fn status(report: &StatusReport, now_ms: i64) -> String {
     if report.stopping {
         out.push_str("stopping: calls in flight may finish, new connections are not served by this process\n");
     }
+    if report.upgrading {
+        out.push_str("an upgrade goes on: nothing can be changed meanwhile\n");
+    }
     for (name, value) in [
         ("public", format!("{} ({guard})", clean(&report.public))),
         ("operator", clean(&report.operator)),
@@ -334,12 +337,16 @@ mod tests {
             auth: true,
             ready: false,
             stopping: false,
+            upgrading: false,
             resident_bytes: 13 << 20,
             servers,
         };
         let stopping = StatusReport { stopping: true, ..report.clone() };
         let text = reply(&Reply::Status(Box::new(stopping)), 3_660_000);
         assert!(text.lines().nth(1).unwrap().starts_with("stopping: calls in flight may finish"), "{text}");
+        let upgrading = StatusReport { upgrading: true, ..report.clone() };
+        let text = reply(&Reply::Status(Box::new(upgrading)), 3_660_000);
+        assert_eq!(text.lines().nth(1), Some("an upgrade goes on: nothing can be changed meanwhile"));
         let want = "staithe 0.1.0, process 42, up 1 h 1 min, 13.0 MiB
 public    http://127.0.0.1:8420 (token required)
 operator  http://127.0.0.1:8421

@@ -327,6 +327,11 @@ impl Hosted {
         })
     }
 
+    /// The verdict that an earlier probe of this server left in the store, and when that was, Unix milliseconds.
+    pub async fn remembered_verdict(&self) -> Option<(Verdict, i64)> {
+        self.remembered().await.map(|known| (known.verdict, known.probed_at_ms))
+    }
+
     async fn probe(self: &Arc<Self>) -> Result<Known, Absent> {
         let hands = self.keeper().hands();
         let finding = match probe::probe(self).await {

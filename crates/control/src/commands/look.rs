@@ -2,10 +2,10 @@
 
 use crate::commands::server;
 use crate::execute::{Parts, Readiness};
-use model::report::{Health, StatusReport};
+use model::report::{Health, ServerReport, StatusReport};
 use model::{Problem, Reply, ServerName};
 
-pub(crate) fn status(parts: &Parts) -> Reply {
+pub(crate) async fn status(parts: &Parts) -> Reply {
     let facts = &parts.facts;
     Reply::Status(Box::new(StatusReport {
         version: facts.version.clone(),
@@ -17,9 +17,21 @@ pub(crate) fn status(parts: &Parts) -> Reply {
         auth: facts.auth,
         ready: parts.supervisor.ready() && !parts.stopping.is_cancelled(),
         stopping: parts.stopping.is_cancelled(),
+        upgrading: parts.changes.try_read().is_err(),
         resident_bytes: resident_bytes(),
-        servers: parts.supervisor.servers(),
+        servers: servers(parts).await,
     }))
+}
+
+/// Each server. Of one that is stopped nothing is probed: what an earlier probe found is remembered.
+pub(crate) async fn servers(parts: &Parts) -> Vec<ServerReport> {
+    let mut servers = parts.supervisor.servers();
+    for server in servers.iter_mut().filter(|s| s.health == Health::Stopped && s.verdict.is_none()) {
+        let Ok(hosted) = parts.supervisor.hosted(&server.name) else { continue };
+        let (verdict, probed_at_ms) = hosted.remembered_verdict().await.unzip();
+        (server.verdict, server.probed_at_ms) = (verdict, probed_at_ms);
+    }
+    servers
 }
 
 pub(crate) async fn instances(parts: &Parts, name: Option<&ServerName>) -> Result<Reply, Problem> {

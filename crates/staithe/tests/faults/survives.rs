@@ -117,6 +117,9 @@ async fn a_stop_lets_calls_finish_in_their_time_and_a_start_finds_the_sessions()
         eventually_some("the end of its process", async || (!daemon.servers().contains(&pid)).then_some(())).await;
         assert_eq!(data(&noted(&session, "refused", 0).await)["reason"], "server_stopped");
         assert_eq!(daemon.cli(&["sessions", "own"]).as_array().unwrap().len(), 1);
+        let status = daemon.cli(&["status"]);
+        let own = status["servers"].as_array().unwrap().iter().find(|one| one["name"] == "own").unwrap();
+        assert!(own["health"] == "stopped" && own["verdict"].is_string(), "what it speaks is remembered: {own}");
         daemon.cli(&["start", "own"]);
         assert_eq!(told(&noted(&session, "second", 0).await)["count"], 1, "a new process");
     }

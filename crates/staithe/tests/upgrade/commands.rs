@@ -70,10 +70,12 @@ async fn what_an_operator_is_told_is_done_is_so_at_the_new_daemon() {
         let output = run(look);
         assert!(output.status.success(), "{look:?}: {output:?}");
     }
+    assert_eq!(daemon.told(&["status"])["upgrading"], true);
     assert_eq!(status(&daemon.url, token).await, 200, "what was refused was not done");
     stdx::durable::write_file(&go, b"", 0o600).unwrap();
     let output = tokio::time::timeout(PATIENCE, upgrade).await.unwrap().unwrap();
     assert!(output.status.success(), "{output:?}\n{}", daemon.log());
+    assert_eq!(daemon.told(&["status"])["upgrading"], false);
     assert_eq!(status(&daemon.url, token).await, 200);
     let output = run(&["token", "revoke", id]);
     assert!(output.status.success(), "{output:?}");
