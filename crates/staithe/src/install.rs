@@ -84,13 +84,12 @@ fn compare(path: &Path, text: &str) -> Result<Found, Problem> {
 
 fn plan(args: &InstallServiceArgs, flag: Option<&Path>) -> Result<Plan, Problem> {
     let program = upgrade::started_from().map_err(|error| fault::because("find this program", &error, ""))?;
-    let (state_dir, owner) = if args.user {
-        let usual = StateDir::choose(flag, None)?.path().to_path_buf();
-        (if flag.is_some() { usual } else { usual.with_file_name(&args.name) }, Owner::User)
-    } else {
-        let given = flag.map(|path| StateDir::choose(Some(path), None)).transpose()?;
-        let owner = Owner::Machine { makes_state: given.is_none() };
-        (given.map_or_else(|| Path::new("/var/lib").join(&args.name), |dir| dir.path().to_path_buf()), owner)
+    let named = StateDir::named(flag)?.map(|dir| dir.path().to_path_buf());
+    let owner = if args.user { Owner::User } else { Owner::Machine { makes_state: named.is_none() } };
+    let state_dir = match named {
+        Some(named) => named,
+        None if args.user => StateDir::choose(None, None)?.path().with_file_name(&args.name),
+        None => Path::new("/var/lib").join(&args.name),
     };
     if args.socket.is_some_and(|at| at.port() == 0) {
         return Err(fault::usage("systemd listens on no free port of its own choice", "give --socket a port"));
@@ -131,11 +130,17 @@ fn print(units: &[(String, String)], output: Output) {
 /// What is left to do, as commands and remarks.
 fn next(plan: &Plan) -> Vec<String> {
     let name = &plan.name;
+    // Root may speak to the daemon of any user.
+    let import = |as_root: &str| {
+        let remark = "servers that were imported as another user or into another state directory are not taken along";
+        format!("{as_root}staithe import --state-dir {} FILE    # {remark}", plan.state_dir)
+    };
     if plan.owner == Owner::User {
         return vec![
             "systemctl --user daemon-reload".to_owned(),
             format!("systemctl --user enable --now {name}"),
             "loginctl enable-linger    # so that it runs while you are not logged in".to_owned(),
+            import(""),
         ];
     }
     let mut lines = Vec::new();
@@ -155,5 +160,6 @@ fn next(plan: &Plan) -> Vec<String> {
     }
     lines.push("systemctl daemon-reload".to_owned());
     lines.push(format!("systemctl enable --now {name}"));
+    lines.push(import("sudo "));
     lines
 }

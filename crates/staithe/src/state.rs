@@ -41,6 +41,13 @@ impl StateDir {
         Ok(Self { path })
     }
 
+    /// The directory that was named for this command, by `flag` or in the environment.
+    pub(crate) fn named(flag: Option<&Path>) -> Result<Option<Self>, Problem> {
+        let set = || std::env::var_os("STAITHE_STATE").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let named = flag.map(Path::to_path_buf).or_else(set);
+        named.map(|path| Self::choose(Some(&path), None)).transpose()
+    }
+
     /// Makes what is missing, closed to other users.
     pub(crate) fn create(&self) -> Result<(), Problem> {
         let too_long = self.handover().as_os_str().len().saturating_sub(SOCKET_PATH);

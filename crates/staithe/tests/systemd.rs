@@ -234,6 +234,29 @@ fn units_are_written_once_and_what_differs_is_left_alone() {
 }
 
 #[test]
+fn the_environment_names_the_state_directory_as_the_flag_does() {
+    let dir = tempfile::tempdir().unwrap();
+    for words in [&["--user"][..], &[]] {
+        let print = |more: &[&str]| {
+            let mut command = Command::new(STAITHE);
+            command.args(["install-service", "--print"]).args(words).args(more).env("HOME", dir.path());
+            command.env("STAITHE_STATE", "/srv/mine").env_remove("XDG_STATE_HOME");
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        let named = print(&[]);
+        assert!(named.contains("--state-dir /srv/mine"), "{named}");
+        let flag = print(&["--state-dir", "/srv/other"]);
+        assert!(flag.contains("--state-dir /srv/other") && !flag.contains("/srv/mine"), "{flag}");
+    }
+    let said = String::from_utf8(install(dir.path(), &["--name", "mcp"]).stdout).unwrap();
+    let import = said.lines().last().unwrap();
+    assert!(
+        import.contains("staithe import --state-dir /var/lib/mcp FILE") && import.contains("another user"),
+        "{said}"
+    );
+}
+
+#[test]
 fn paths_that_mean_something_in_a_unit_are_refused() {
     for bad in ["with blank", "per%cent", "dollar$x", "quote'x"] {
         let refused = Command::new(STAITHE).args(["install-service", "--print", "--state-dir", bad]).output().unwrap();
