@@ -54,7 +54,13 @@ impl Reader<'_> {
         }
         let known = |field: &str| used.contains(&field) || bounds.contains(&field);
         for field in fields.keys().filter(|field| !known(field)) {
-            self.note(field, Kind::NotUsed, why_not_used(field));
+            match field.as_str() {
+                "limits" | "bounds" | "resources" => {
+                    let there = bounds.join(", ");
+                    self.note(field, Kind::NotUsed, format!("staithe does not know it; beside it there are {there}"));
+                }
+                field => self.note(field, Kind::NotUsed, why_not_used(field)),
+            }
         }
         if !wrong.0.is_empty() {
             return Err(wrong.0.join("; "));
