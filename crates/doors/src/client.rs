@@ -93,7 +93,9 @@ fn no_daemon(path: &Path, error: &io::Error) -> Problem {
         blame: Blame::Caller,
         message: format!("no staithe runs on this state directory, {directory}{why}"),
         hint: Some(
-            "start one with `staithe serve`, or name the directory of one that runs with --state-dir".to_owned(),
+            "start one with `staithe serve` (or the same `staithe run …`, if that was killed: it finds its server again), \
+             or name the directory of one that runs with --state-dir"
+                .to_owned(),
         ),
     }
 }
@@ -105,5 +107,22 @@ fn broken(path: &Path, why: &str) -> Problem {
         blame: Blame::Host,
         message,
         hint: Some("look at its output, or restart it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::no_daemon;
+    use std::io;
+    use std::path::Path;
+
+    /// Whoever lost a `staithe run` must not think that its server is lost too.
+    #[test]
+    fn where_no_daemon_is_both_ways_to_start_one_are_told() {
+        let problem = no_daemon(Path::new("/s/staithe.sock"), &io::ErrorKind::ConnectionRefused.into());
+        let hint = problem.hint.unwrap();
+        for told in ["`staithe serve`", "the same `staithe run …`", "--state-dir"] {
+            assert!(hint.contains(told), "{hint}");
+        }
     }
 }
