@@ -49,8 +49,13 @@ pub(crate) async fn call(args: &CallArgs, flag: Option<&Path>, output: Output) -
     let limit = Duration::from_secs(args.timeout);
     let (answer, timing) = match tokio::time::timeout(limit, ask(args, &arguments, &state, output)).await {
         Err(_elapsed) => return Err(too_slow(args)),
-        Ok(Err(Failure { problem, error: Some(error), .. })) if output.is_json() => {
-            return Ok(output.problem_with(&problem, &error));
+        Ok(Err(Failure { problem, error: Some(error), timing, .. })) if output.is_json() => {
+            return Ok(output.problem_with(&problem, &error, timing.map(|timing| timing.json())));
+        }
+        Ok(Err(Failure { problem, timing: Some(timing), .. })) if !output.is_json() => {
+            let code = output.problem(&problem);
+            output.text(&timing.table());
+            return Ok(code);
         }
         Ok(answer) => answer?,
     };
@@ -160,11 +165,13 @@ pub(crate) struct Failure {
     error: Option<Value>,
     /// The host did not know the token, so the call was not made.
     unknown_token: bool,
+    /// Where its time went, if the host said it.
+    timing: Option<Timing>,
 }
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self { problem, error: None, unknown_token: false }
+        Self { problem, error: None, unknown_token: false, timing: None }
     }
 }
 
@@ -248,7 +255,7 @@ impl Asked<'_> {
         let status = response.status();
         let body = read_all(response).await?;
         match serde_json::from_slice::<Value>(&body) {
-            Ok(message) => outcome(status, message).map(|result| (result, told)),
+            Ok(message) => timed(outcome(status, message), told),
             Err(_) => Err(refused(status, &format!("it answered {status} without JSON")).into()),
         }
     }
@@ -318,7 +325,7 @@ async fn read_events(mut response: Response<Incoming>, note: &mut impl FnMut(&st
         while let Some(data) = events.next() {
             let Ok(message) = serde_json::from_str::<Value>(&data) else { continue };
             if message.get("id").and_then(Value::as_u64) == Some(ID) && message.get("method").is_none() {
-                return outcome(status, message).map(|result| (result, events.timing));
+                return timed(outcome(status, message), events.timing);
             }
             if let Some(text) = on_the_way(&message) {
                 note(&text);
@@ -398,6 +405,13 @@ fn on_the_way(message: &Value) -> Option<String> {
     }
 }
 
+fn timed(outcome: Result<Value, Failure>, timing: Option<Timing>) -> Result<Answer, Failure> {
+    match outcome {
+        Ok(result) => Ok((result, timing)),
+        Err(failure) => Err(Failure { timing, ..failure }),
+    }
+}
+
 /// The result in a whole answer, or why there is none.
 fn outcome(status: StatusCode, mut message: Value) -> Result<Value, Failure> {
     if let Some(result) = message.get_mut("result").map(Value::take) {
@@ -415,7 +429,7 @@ fn outcome(status: StatusCode, mut message: Value) -> Result<Value, Failure> {
     if let Some(blame) = error.as_ref().and_then(blame) {
         problem.blame = blame;
     }
-    Err(Failure { problem, error, unknown_token: status == StatusCode::UNAUTHORIZED })
+    Err(Failure { problem, error, unknown_token: status == StatusCode::UNAUTHORIZED, timing: None })
 }
 
 /// Whom an error is to be blamed on: staithe's own errors say it, the server's own are its fault unless their code says

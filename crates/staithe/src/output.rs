@@ -57,10 +57,13 @@ impl Output {
         drop(writeln!(io::stderr().lock(), "{}", render::lines_cleaned(text)));
     }
 
-    /// The same for a failure that came as a JSON-RPC error, which programs get whole.
-    pub(crate) fn problem_with(self, problem: &Problem, error: &Value) -> ExitCode {
-        let text = format!("{}\n", json!({"problem": problem, "error": error}));
-        drop(io::stderr().lock().write_all(text.as_bytes()));
+    /// The same for a failure that came as a JSON-RPC error, which programs get whole, with its timing where that is known.
+    pub(crate) fn problem_with(self, problem: &Problem, error: &Value, timing: Option<Value>) -> ExitCode {
+        let mut told = json!({"problem": problem, "error": error});
+        if let Some(timing) = timing {
+            told["timing"] = timing;
+        }
+        drop(io::stderr().lock().write_all(format!("{told}\n").as_bytes()));
         ExitCode::from(render::exit_code(problem.code))
     }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 /// A daemon that hosts nothing yet.
@@ -49,14 +49,15 @@ impl Daemon {
 
     /// `staithe call` of the tool `sleep`.
     fn call(&self, more: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_staithe"))
-            .args(["call", "odd", "sleep", r#"{"ms":30}"#, "--timing", "--state-dir"])
-            .arg(self.dir.path())
-            .args(more)
-            .output()
-            .unwrap();
+        let output = self.tool("sleep", more);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn tool(&self, name: &str, more: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_staithe"));
+        command.args(["call", "odd", name, r#"{"ms":30}"#, "--timing", "--state-dir"]).arg(self.dir.path()).args(more);
+        command.output().unwrap()
     }
 
     fn stop(mut self) {
@@ -138,6 +139,11 @@ fn the_time_of_a_call_is_told_to_who_asks_and_to_a_collector() {
     assert!((sum - ms("total")).abs() < 0.01 && ms("server") >= 29.0, "{timing}");
     let shown = daemon.call(&[]);
     assert!(shown.starts_with("slept\n\nSTAGE") && shown.contains("server ") && shown.contains('#'), "{shown}");
+    let failed = daemon.tool("none-of-this-name", &[]);
+    let shown = String::from_utf8(failed.stdout).unwrap();
+    assert!(!failed.status.success() && shown.starts_with("STAGE") && shown.contains("total "), "{shown}");
+    let failed: Value = serde_json::from_slice(&daemon.tool("none-of-this-name", &["--json"]).stderr).unwrap();
+    assert!(failed["error"]["code"].is_i64() && failed["timing"]["total"].is_f64(), "{failed}");
     let body: Value = serde_json::from_str(&collected.join().unwrap()).unwrap();
     let spans = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
     let call = spans.iter().find(|span| span["name"] == "tools/call sleep").unwrap();
