@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_BODY: usize = 256 << 20;
 /// The most idle connections that are kept.
 const MAX_IDLE: usize = 256;
+/// Connections that are tried for one request, the last of them a new one.
+const TRIES: u32 = 4;
 
 /// A request that got no whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -168,10 +170,21 @@ impl Connections {
         Ok(Self { authority, idle: Mutex::default() })
     }
 
-    /// Sends a request and reads the whole answer.
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response, HttpError> {
-        let mut sender = self.connection(true).await?;
-        let answer = within("response", sender.send_request(request)).await??;
+    /// Sends a request and reads the whole answer. One that found its kept connection closed, so that nothing of it was sent,
+    /// goes down another, as with every client that keeps connections.
+    pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response, HttpError> {
+        let mut tries = 0;
+        let (sender, answer) = loop {
+            tries += 1;
+            let mut sender = self.connection(tries < TRIES).await?;
+            match within("response", sender.try_send_request(request)).await? {
+                Ok(answer) => break (sender, answer),
+                Err(mut refused) => match refused.take_message() {
+                    Some(unsent) if tries < TRIES => request = unsent,
+                    _ => return Err(refused.into_error().into()),
+                },
+            }
+        };
         let (head, body) = answer.into_parts();
         let body = within("whole body", read_body(body)).await??;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
