@@ -87,6 +87,8 @@ pub enum ProblemCode {
     Denied,
     /// Exit 5.
     Unhealthy,
+    /// Something does not verify. Exit 5.
+    Unverified,
 }
 
 /// A command that failed: what was tried and why, and what to do next.

@@ -66,6 +66,9 @@ pub(crate) enum Verb {
     /// Machine tokens for clients
     #[command(subcommand)]
     Token(TokenVerb),
+    /// Verify a ledger offline, and run a witness. None of these needs a host
+    #[command(subcommand)]
+    Audit(AuditVerb),
 }
 
 /// `demo`.
@@ -286,6 +289,82 @@ pub(crate) enum TokenVerb {
     },
 }
 
+/// `audit …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditVerb {
+    /// Cosign checkpoints of other people's logs, and never two of one log that contradict each other
+    Witness(WitnessArgs),
+    /// Verify a log offline: a copy of its directory and its public keys are enough
+    Verify(VerifyArgs),
+    /// Verify offline, with a proof, that one entry is in a log
+    Check(ProofArgs),
+}
+
+/// `audit witness`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It cosigns a checkpoint only if the log signed it, and if the log still begins with all that was cosigned \
+before; and it writes that down before it answers. It speaks C2SP tlog-witness: POST /add-checkpoint, GET /<SHA-256 of the \
+origin>/checkpoint.\n\n\
+It does not promise that entries are true, or that all were written: it sees none. It is of use only where the owner of the \
+log does not rule the witness's machine. DIR is its memory: with an older copy of it the witness would not know what it \
+cosigned, so never put one back. If the memory is lost, begin with an empty DIR and another name."
+)]
+pub(crate) struct WitnessArgs {
+    /// Its keys and its memory; made on the first start. One witness at a time
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// What the witness is called, best where it is reached without `https://`, like example.com/w1
+    #[arg(long, value_name = "NAME", value_parser = key_name)]
+    pub(crate) name: String,
+    /// Where it listens, HTTP without TLS; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8422")]
+    pub(crate) listen: SocketAddr,
+    /// Public keys of the logs, one per line; where a log has an Ed25519 and an ML-DSA-44 key, both must sign
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub(crate) log: Vec<PathBuf>,
+}
+
+/// `audit verify`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 the log is what its checkpoint says, 5 it is not, 3 there is no such directory, 2 the words or the \
+files of keys and policy are wrong, 1 something could not be read."
+)]
+pub(crate) struct VerifyArgs {
+    /// The log's directory, or a copy of it
+    pub(crate) dir: PathBuf,
+    /// The log's public keys, one per line, `#` begins a comment: Ed25519 and ML-DSA-44
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// A checkpoint of the log that somebody kept: the log must still begin with what it was then
+    #[arg(long, value_name = "FILE")]
+    pub(crate) since: Option<PathBuf>,
+    /// Whose cosignatures are needed (C2SP tlog-policy), on the log's checkpoint or on that of --since
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+/// `audit check`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 the entry is in the log, 5 this is not shown, 2 the words or the files of keys and policy are wrong, \
+1 something could not be read."
+)]
+pub(crate) struct ProofArgs {
+    /// The proof (C2SP tlog-proof)
+    pub(crate) proof: PathBuf,
+    /// The entry, byte for byte
+    #[arg(long, value_name = "FILE")]
+    pub(crate) entry: PathBuf,
+    /// The log's public keys, one per line, `#` begins a comment: Ed25519 and ML-DSA-44
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// Whose cosignatures the proof's checkpoint needs (C2SP tlog-policy)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
 /// What else may have been meant by words that the grammar does not take.
 pub(crate) fn next_step(kind: ErrorKind, words: &[String]) -> Option<String> {
     if !matches!(kind, ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument) {
@@ -312,6 +391,16 @@ fn address(text: &str) -> Result<SocketAddr, String> {
          a port alone means 127.0.0.1"
             .to_owned()
     })
+}
+
+/// A name that a key may have, as C2SP signed-note and tlog-cosignature have it.
+fn key_name(text: &str) -> Result<String, String> {
+    let fits = ledger::note::is_key_name(text) && text.len() <= 255 && !text.chars().any(char::is_control);
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("give at most 255 bytes without blanks and `+`, like example.com/w1".to_owned())
+    }
 }
 
 /// A name that a unit, a user and a directory may have.

@@ -16,6 +16,11 @@ pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Prob
     Problem { code: ProblemCode::Usage, blame: Blame::Caller, ..failed(message, hint) }
 }
 
+/// What was to be verified is not what it should be.
+pub(crate) fn unverified(message: impl Into<String>, hint: impl Into<String>) -> Problem {
+    Problem { code: ProblemCode::Unverified, ..failed(message, hint) }
+}
+
 /// `tried` failed with `error`, whose whole chain is told.
 pub(crate) fn because(tried: &str, error: &dyn Error, hint: &str) -> Problem {
     failed(format!("cannot {tried}: {}", Chain(error)), hint)

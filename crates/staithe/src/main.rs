@@ -2,6 +2,7 @@
 
 mod addresses;
 mod assemble;
+mod audit;
 mod call;
 mod check;
 mod cli;
@@ -29,7 +30,7 @@ mod units;
 mod upgrade;
 mod watch;
 
-use crate::cli::{Cli, Verb};
+use crate::cli::{AuditVerb, Cli, Verb};
 use crate::output::Output;
 use clap::Parser;
 use model::Problem;
@@ -90,6 +91,9 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Problem> {
         Verb::Serve(args) => hosting(async { serve::serve(&args, state_dir, output).await }),
         Verb::Check(args) => check::check(&args, state_dir, output),
         Verb::InstallService(args) => install::install(&args, state_dir, output),
+        Verb::Audit(AuditVerb::Witness(args)) => hosting(async { audit::witness(&args, output).await }),
+        Verb::Audit(AuditVerb::Verify(args)) => audit::verify(&args, output),
+        Verb::Audit(AuditVerb::Check(args)) => audit::check(&args, output),
         Verb::Import(args) => asking(async { import::import(&args, state_dir, output).await }),
         Verb::Call(args) => asking(async { call::call(&args, state_dir, output).await }),
         other => asking(async { remote::command(other, state_dir, output).await }),

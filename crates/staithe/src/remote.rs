@@ -55,6 +55,7 @@ fn meant(verb: Verb) -> Result<Command, Problem> {
         | Verb::Import(_)
         | Verb::Call(_)
         | Verb::Check(_)
+        | Verb::Audit(_)
         | Verb::InstallService(_) => {
             return Err(fault::usage("this command is not for a running host", "see `staithe --help`"));
         }

@@ -42,7 +42,7 @@ pub(crate) fn exit_code(code: ProblemCode) -> u8 {
         ProblemCode::Usage => 2,
         ProblemCode::NotFound => 3,
         ProblemCode::Denied => 4,
-        ProblemCode::Unhealthy => 5,
+        ProblemCode::Unhealthy | ProblemCode::Unverified => 5,
     }
 }
 

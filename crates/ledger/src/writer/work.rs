@@ -1,0 +1,147 @@
+//! The writer's own thread: syncs, checkpoints, heartbeats, and opening the log again.
+
+use super::pace::Due;
+use super::{Inner, Own, Place, Receipt, Refused, State, TURNS, Told, Until, Waiting, broken, lock, tell};
+use crate::log::SyncError;
+use crate::publish::PublishError;
+use stdx::clock::monotonic;
+
+impl Inner {
+    pub(super) fn work(&self) {
+        let mut due = Due::new(&self.settings);
+        loop {
+            let stops = self.pace.wait(due.next(), self.settings.group);
+            self.drain(usize::MAX);
+            self.sync();
+            if stops || due.checkpoint(&self.settings) {
+                self.publish();
+            }
+            if stops {
+                return self.end();
+            }
+            self.beat();
+            if due.again(&self.settings) {
+                self.open_again();
+            }
+        }
+    }
+
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        let done = act(&mut state);
+        drop(state);
+        // Whoever came meanwhile found the log taken.
+        self.drain(TURNS);
+        done
+    }
+
+    pub(super) fn sync(&self) {
+        let begun = self.with(|state| {
+            let log = state.log.as_ref().filter(|log| log.durable() < log.size() || !state.unsynced.is_empty())?;
+            Some(log.start_sync())
+        });
+        let synced = match begun {
+            None => return,
+            Some(Ok(syncing)) => Ok(syncing.run()),
+            Some(Err(error)) => Err(error),
+        };
+        let told = self.with(|state| {
+            let Some(log) = &mut state.log else { return Told::new() };
+            match synced.map_err(SyncError::Broken).and_then(|synced| log.finish_sync(synced)) {
+                Ok(durable) => {
+                    let done = state.unsynced.partition_point(|(size, _)| *size <= durable);
+                    state.recent.forget(durable);
+                    let all = Receipt { index: None };
+                    state.unsynced.drain(..done).map(|(_, done)| (done, Ok(all))).collect()
+                }
+                Err(error) => state.lose(&broken(&stdx::chain::Chain(&error).to_string()), &*self.owner),
+            }
+        });
+        tell(told);
+    }
+
+    pub(super) fn publish(&self) {
+        let now_s = self.owner.now_s();
+        let begun = self.with(|state| {
+            let signed = state.signed.as_ref().map_or(0, |signed| signed.size);
+            let log = state.log.as_mut().filter(|log| log.durable() > signed)?;
+            Some(log.start_checkpoint(now_s))
+        });
+        let published = match begun {
+            None => return,
+            Some(Ok(publishing)) => Ok(publishing.run()),
+            Some(Err(error)) => Err(error),
+        };
+        let (signed, told) = self.with(|state| {
+            let Some(log) = &mut state.log else { return (None, Told::new()) };
+            match published.and_then(|published| log.finish_checkpoint(published)) {
+                Ok(signed) => {
+                    state.signed = Some(signed.clone());
+                    (Some(signed), Told::new())
+                }
+                // Nothing is wrong with the log: the next try is due.
+                Err(PublishError::Full | PublishError::Anchor(_) | PublishError::Busy | PublishError::Sign(_)) => {
+                    (None, Told::new())
+                }
+                Err(error) => {
+                    let why = broken(&stdx::chain::Chain(&error).to_string());
+                    let told = state.lose(&why, &*self.owner);
+                    state.log = None;
+                    (None, told)
+                }
+            }
+        });
+        signed.iter().for_each(|signed| self.owner.signed(signed));
+        tell(told);
+    }
+
+    /// Silence must be provable too.
+    fn beat(&self) {
+        let state = lock(&self.state);
+        let silent = matches!(state.place, Place::Here) && state.spoke.elapsed() >= self.settings.heartbeat;
+        drop(state);
+        if silent {
+            lock(&self.queue).push_back(Waiting {
+                entry: self.owner.says(Own::Heartbeat),
+                until: Until::Kernel,
+                done: None,
+            });
+            self.with(|state| state.spoke = monotonic());
+        }
+    }
+
+    fn open_again(&self) {
+        let state = lock(&self.state);
+        let ours = matches!(state.place, Place::Here) && state.log.is_none();
+        drop(state);
+        if !ours {
+            return;
+        }
+        // It takes its time, and nobody waits for the lock meanwhile: there is nothing to write to.
+        let opened = self.owner.open();
+        self.with(|state| match opened {
+            Ok(mut log) => {
+                let again = self.owner.says(Own::TakenAgain { refused: state.refused_now });
+                let lost = state.recent.from(log.size());
+                let entries: Vec<&[u8]> = lost.chain([again.as_slice()]).collect();
+                if let Ok(range) = log.append(&entries) {
+                    state.recent.push(range.end - 1, again);
+                    state.log = Some(log);
+                    state.trouble = None;
+                    state.refused_now = 0;
+                }
+            }
+            Err(error) => state.trouble = Some(broken(&stdx::chain::Chain(&error).to_string())),
+        });
+    }
+
+    fn end(&self) {
+        let told = self.with(|state| {
+            state.log = None;
+            state.place = Place::Here;
+            state.trouble = Some(Refused::Closed);
+            state.lose(&Refused::Closed, &*self.owner)
+        });
+        tell(told);
+    }
+}

@@ -1,0 +1,239 @@
+//! `staithe audit verify`: a log offline, with its public keys alone.
+
+use super::files;
+use super::quorum::{self, Standing, at};
+use crate::cli::VerifyArgs;
+use crate::fault;
+use crate::output::Output;
+use ledger::disk::DiskError;
+use ledger::evidence::EvidenceError;
+use ledger::note::MAX_NOTE;
+use ledger::policy::PolicyRefusal;
+use ledger::recover::OpenError;
+use ledger::verify::VerifyError;
+use ledger::view::ReadError;
+use ledger::{Checkpoint, Disk, LogKeys, RealDisk, Verified};
+use model::{Problem, ProblemCode};
+use serde_json::json;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use stdx::chain::Chain;
+
+/// Characters of the bar.
+const BAR: u64 = 30;
+
+/// What there is to say about a log that is what its checkpoint says.
+struct Report<'a> {
+    args: &'a VerifyArgs,
+    latest: Checkpoint,
+    since: Option<Checkpoint>,
+    verified: Verified,
+    standing: Standing,
+}
+
+/// Verifies the log and says what that means.
+pub(crate) fn verify(args: &VerifyArgs, output: Output) -> Result<ExitCode, Problem> {
+    let keys = files::keys_of_one_log(&args.key)?;
+    let policy = args.policy.as_deref().map(|path| quorum::read(path, &keys)).transpose()?;
+    if !args.dir.is_dir() {
+        let message = format!("{} is no directory that can be read", args.dir.display());
+        let hint = "name the directory of the log, or of a copy: the one with `checkpoint` in it";
+        return Err(Problem { code: ProblemCode::NotFound, ..fault::usage(message, hint) });
+    }
+    let since = args.since.as_deref().map(|path| kept(path, &keys)).transpose()?;
+    let verified = pass(args, &keys)?;
+    let latest = keys.open(verified.signed.note.as_bytes()).map_err(|error| refused(&args.dir, &error, ""))?;
+    let all: Vec<&Checkpoint> = [Some(&latest), since.as_ref()].into_iter().flatten().collect();
+    let standing = quorum::standing(policy.as_ref(), &all).map_err(|error| {
+        let hint = match error {
+            PolicyRefusal::Quorum => "the entries are what the log signed, but the policy asks for more cosignatures; a witness shows what it cosigned at /<sha256 of the origin>/checkpoint, and --since takes it",
+            _ => "",
+        };
+        refused(&args.dir, &error, hint)
+    })?;
+    let report = Report { args, latest, since, verified, standing };
+    if output.is_json() {
+        output.json(&report.json());
+    } else {
+        output.text(&report.text());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A checkpoint that somebody kept.
+fn kept(path: &Path, keys: &LogKeys) -> Result<Checkpoint, Problem> {
+    let hint = "is it a checkpoint of this log, and are these its keys?";
+    // It is read twice.
+    if path.exists() && !path.is_file() {
+        return Err(fault::usage(
+            format!("{} is no regular file", path.display()),
+            "write the checkpoint into a file first",
+        ));
+    }
+    let long = || fault::unverified(format!("{} is longer than a checkpoint", path.display()), hint);
+    let note = files::read(path, MAX_NOTE)?.ok_or_else(long)?;
+    keys.open(&note).map_err(|error| refused(path, &error, hint))
+}
+
+fn refused(path: &Path, error: &dyn std::error::Error, hint: &str) -> Problem {
+    fault::unverified(format!("{} does not verify: {}", path.display(), Chain(error)), hint)
+}
+
+fn pass(args: &VerifyArgs, keys: &LogKeys) -> Result<Verified, Problem> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let shown = io::stderr().is_terminal();
+    let mut progress = |reached: u64, end: u64| {
+        if shown {
+            drop(write!(io::stderr().lock(), "\r{}", bar(reached, end)));
+        }
+    };
+    let done = ledger::verify(&disk, &args.dir, keys, args.since.as_deref(), &mut progress);
+    if shown {
+        // The line is left as it was: erase to its end (ECMA-48).
+        drop(write!(io::stderr().lock(), "\r\x1b[K"));
+    }
+    done.map_err(|error| match trouble(&error) {
+        Some(trouble) => {
+            fault::because(&format!("verify {}", args.dir.display()), trouble, "nothing is known about the log")
+        }
+        None => refused(&args.dir, &error, next(&error)),
+    })
+}
+
+/// What a reader may do about a log that does not verify.
+fn next(error: &VerifyError) -> &'static str {
+    match error {
+        VerifyError::NoCheckpoint { .. } => "was all of the log's directory copied?",
+        VerifyError::Derived { .. } => "the entries are not in doubt by this; the file can be made again from them",
+        VerifyError::Log(OpenError::Evidence(EvidenceError::Forged { .. })) => "are these the log's keys?",
+        VerifyError::Log(OpenError::Evidence(EvidenceError::RolledBack { .. })) => {
+            "keep this copy and that checkpoint: together they show it"
+        }
+        VerifyError::Log(_) => "keep this copy as it is; compare it with another one, or with the log's machine",
+    }
+}
+
+/// What kept us from reading, where that says nothing about the log.
+fn trouble(error: &VerifyError) -> Option<&DiskError> {
+    let VerifyError::Log(
+        OpenError::Disk(disk) | OpenError::Read(ReadError::Disk(disk)) | OpenError::Evidence(EvidenceError::Disk(disk)),
+    ) = error
+    else {
+        return None;
+    };
+    // A file that is not there, or is something else or too long, was made so by somebody.
+    let made = matches!(
+        disk.source.kind(),
+        ErrorKind::NotFound | ErrorKind::FileTooLarge | ErrorKind::IsADirectory | ErrorKind::NotADirectory
+    );
+    (!made).then_some(disk)
+}
+
+/// The bar of a pass that has reached entry `reached` of `end`.
+fn bar(reached: u64, end: u64) -> String {
+    let (reached, end) = (reached.min(end), end.max(1));
+    let part = |of: u64| u64::try_from(u128::from(reached) * u128::from(of) / u128::from(end)).unwrap_or(of);
+    let full = usize::try_from(part(BAR)).unwrap_or(0);
+    let rest = usize::try_from(BAR).unwrap_or(0).saturating_sub(full);
+    format!("verifying [{}{}] {:>3} %  entry {reached} of {end}", "#".repeat(full), "-".repeat(rest), part(100))
+}
+
+impl Report<'_> {
+    /// What this did not show.
+    fn left(&self) -> Vec<String> {
+        let Verified { first, size, beyond, missing, torn, signed, .. } = &self.verified;
+        let mut left = vec![
+            "what the entries say: a log shows what its writer wrote, not that it is true, nor that nothing was left out".to_owned(),
+        ];
+        if *first > 0 {
+            left.push(format!("entries 0 to {}: they were pruned; their hashes are there", first - 1));
+        }
+        if *beyond > 0 {
+            left.push(format!(
+                "the roots of {beyond} checkpoints from before what was pruned; their signatures are right"
+            ));
+        }
+        if *size > signed.size {
+            left.push(format!("entries {} to {}: no checkpoint covers them yet", signed.size, size - 1));
+        }
+        if *torn {
+            left.push("the bytes behind the last entry: a write was cut short there".to_owned());
+        }
+        if *missing > 0 {
+            left.push(format!("{missing} derived files are missing; they can be made again from the entries"));
+        }
+        match self.standing.covers() {
+            None => left.push("that everybody is shown the same log: no witness was asked for (--policy)".to_owned()),
+            Some(covered) if covered < signed.size => {
+                left.push(format!("entries {covered} to {}: no quorum cosigned them", signed.size - 1));
+            }
+            Some(_) => {}
+        }
+        if self.since.is_none() && self.standing.covers().is_none() {
+            left.push("that the log was always this one: no earlier checkpoint was given (--since)".to_owned());
+        }
+        left.push(quorum::later(self.latest.time()));
+        left
+    }
+
+    fn text(&self) -> String {
+        let Verified { first, size, compared, signed, .. } = &self.verified;
+        let entries = match size {
+            0 => "none".to_owned(),
+            _ if *first > 0 => format!("{size}, of which {first} to {} are here", size - 1),
+            _ => size.to_string(),
+        };
+        let mut lines = vec![
+            ("log", self.latest.origin().to_owned()),
+            ("entries", entries),
+            (
+                "checkpoint",
+                format!(
+                    "{} entries, signed {} (as the log says) with Ed25519 and ML-DSA-44",
+                    signed.size,
+                    at(self.latest.time())
+                ),
+            ),
+            ("root", signed.root.to_string()),
+            ("compared", format!("{compared} checkpoints")),
+        ];
+        if let (Some(path), Some(since)) = (&self.args.since, &self.since) {
+            let from = format!(
+                "{}: {} entries, signed {}; the log begins with them",
+                path.display(),
+                since.size(),
+                at(since.time())
+            );
+            lines.push(("since", from));
+        }
+        lines.extend(self.standing.lines());
+        let title = format!("verified: {} is what its checkpoint says", self.args.dir.display());
+        quorum::report(&title, &lines, (&self.standing, signed.size), &self.left())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let Verified { first, size, compared, beyond, missing, torn, signed } = &self.verified;
+        let since = self.since.as_ref().map(|since| json!({"entries": since.size(), "time": at(since.time())}));
+        json!({
+            "verified": true, "log": self.latest.origin(), "entries": size, "first": first,
+            "checkpoint": {"entries": signed.size, "root": signed.root.to_string(), "time": at(self.latest.time())},
+            "compared": compared, "beyond": beyond, "missing": missing, "torn": torn,
+            "since": since, "witnesses": self.standing.json(), "word": self.standing.word(signed.size), "not_verified": self.left(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bar;
+
+    #[test]
+    fn the_bar_never_leaves_its_place() {
+        assert_eq!(bar(0, 10), format!("verifying [{}]   0 %  entry 0 of 10", "-".repeat(30)));
+        assert_eq!(bar(5, 10), format!("verifying [{}{}]  50 %  entry 5 of 10", "#".repeat(15), "-".repeat(15)));
+        assert_eq!(bar(11, 10), format!("verifying [{}] 100 %  entry 10 of 10", "#".repeat(30)));
+        assert!(bar(u64::MAX, u64::MAX).contains("100 %") && bar(0, 0).contains("  0 %"));
+    }
+}

@@ -1,0 +1,4 @@
+//! Signed notes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ledger::fuzzing::note(data));
