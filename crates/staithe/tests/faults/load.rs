@@ -51,8 +51,6 @@ pub(crate) struct Allowed {
     pub(crate) reasons: &'static [&'static str],
     /// No call may break.
     pub(crate) no_failure: bool,
-    /// But for a request that never ran, on a connection that the daemon closed in the moment in which it was sent.
-    pub(crate) unread: bool,
 }
 
 /// What all workers share.
@@ -243,9 +241,8 @@ impl Load {
                     .map(|(name, pids)| format!("{name} spoke to processes {pids:?}")),
             );
         }
-        let failed = if self.allowed.unread { unknown_ran } else { unknown };
-        if self.allowed.no_failure && failed > 0 {
-            wrongs.push(format!("{failed} calls failed"));
+        if self.allowed.no_failure && unknown > 0 {
+            wrongs.push(format!("{unknown} calls failed"));
         }
         println!("calls served {served}, failed visibly {unknown} (of them ran {unknown_ran}); {counts:?}");
         let busy =
@@ -381,7 +378,7 @@ impl Worker {
         match tried {
             Ok(answer) => Try::Answer(answer),
             Err(HttpError::Broken(error)) => {
-                if self.load.allowed.no_failure && !self.load.allowed.unread {
+                if self.load.allowed.no_failure {
                     self.load.wrong(&self.name, &format!("the connection of a call broke: {error:?}"));
                 }
                 Try::Broken

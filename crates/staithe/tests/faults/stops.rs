@@ -122,8 +122,7 @@ async fn a_second_sigterm_ends_all_at_once_and_sessions_stay() {
 async fn servers_that_are_left_lose_no_call_under_load() {
     let mut dice = Dice::new();
     let mut daemon = Daemon::new(&load::servers(), &["--leave-servers"], "");
-    let (load, tasks) =
-        load::begin(&daemon, &mut dice, Allowed { no_failure: true, unread: true, ..Allowed::default() });
+    let (load, tasks) = load::begin(&daemon, &mut dice, Allowed { no_failure: true, ..Allowed::default() });
     eventually_some("an answer for every worker", async || (load.workers_served() >= 24).then_some(())).await;
     let keeper = daemon.keeper().unwrap();
     for _ in 0..8 {
