@@ -284,8 +284,10 @@ def _command_of(pid):
         return "(gone)"
 
 
-def count(part, passed, failed):
-    """The last line of every runner, and the same for ./test to add up."""
+def count(part, passed, failed, wrong=()):
+    """The end of every runner: what failed once more, since only the end of a long output is read, and the sums, also for ./test to add up."""
+    for line in wrong:
+        print(f"{part}, failed: {line}")
     print(f"{part}: {passed} passed, {failed} failed", flush=True)
     if tally := os.environ.get("STAITHE_TEST_TALLY"):
         with open(tally, "a", encoding="utf-8") as file:

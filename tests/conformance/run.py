@@ -198,18 +198,20 @@ def main():
         print("\n".join(cell.name for cell in CELLS))
         return 0
     host.adopt_orphans()
-    good = bad = 0
+    good, wrong = 0, []
     for cell in CELLS:
         if options.cell and cell.name not in options.cell:
             continue
+        why = "see its lines above"
         try:
             fine = run(cell)
         except host.Broken as broken:
             print(f"  FAIL {cell.name}: {broken}", flush=True)
-            fine = False
-        good, bad = good + fine, bad + (not fine)
-    host.count("conformance (runs of the suite)", good, bad)
-    return 0 if good and not bad else 1
+            fine, why = False, str(broken)
+        good += fine
+        wrong += [] if fine else [f"{cell.name}: {why}"]
+    host.count("conformance (runs of the suite)", good, len(wrong), wrong)
+    return 0 if good and not wrong else 1
 
 
 if __name__ == "__main__":

@@ -374,6 +374,7 @@ class Tally:
 
     def __init__(self):
         self.passed = self.failed = 0
+        self.wrong = []
 
     def row(self, title, todo, scratch, pool, not_yet=()):
         """Runs the cells of one host in `pool`, or one after another without one; prints them as one row, then what was wrong. `not_yet`
@@ -391,6 +392,7 @@ class Tally:
             marks.append(f"{'FAIL' if not good else 'ok' if text is None else 'not yet':<{len(label)}}")
             if not good:
                 words.append(f"    {label}: {text or 'works: take it out of NOT_YET'}")
+                self.wrong.append(f"{title}: {words[-1].strip()}")
             elif awaited:
                 words.append(f"    {label}, not yet: {awaited}")
         print(f"{title:<32} {' '.join(marks) if len(marks) < 12 else f'{len(marks)} cells'}")
@@ -401,6 +403,7 @@ class Tally:
     def broken(self, title, why):
         print(f"{title}: {why}", flush=True)
         self.failed += 1
+        self.wrong.append(f"{title}: {why}")
 
 
 def guarded(cell, scratch):
@@ -433,7 +436,7 @@ def matrix(options, scratch, pool):
                 in_front_of(name, servers[name], door, name == chosen[0], clients, options, tally, scratch, pool)
             except host.Broken as broken:
                 tally.broken(f"{name}, {door}", broken)
-    return tally.passed, tally.failed
+    return tally
 
 
 def in_front_of(name, server, door, with_refusals, clients, options, tally, scratch, pool):
@@ -479,7 +482,7 @@ def direct(options, scratch, pool):
     tally, told = Tally(), {"url": options.direct, "token": None}
     row = cells("call", "direct", options.client or list(CLIENTS))
     tally.row("direct", [(cell.column, functools.partial(cell.run, server, told)) for cell in row], scratch, pool)
-    return tally.passed, tally.failed
+    return tally
 
 
 def main():
@@ -497,9 +500,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="staithe-interop-") as folder, contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(options.jobs))
         work = direct if options.direct else matrix
-        passed, failed = work(options, pathlib.Path(folder).resolve(), pool)
-    host.count("interop", passed, failed)
-    return 0 if passed and not failed else 1
+        tally = work(options, pathlib.Path(folder).resolve(), pool)
+    host.count("interop", tally.passed, tally.failed, tally.wrong)
+    return 0 if tally.passed and not tally.failed else 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wire::catalogue::{Catalogue, Reading, Unlisted, list_line};
 use wire::era::Era;
 use wire::message::Message;
@@ -18,7 +18,7 @@ use wire::scan::Place;
 
 /// How long one page may take.
 const PAGE: Duration = Duration::from_secs(20);
-/// Pause before a list that has changed is read again; it doubles while changes go on.
+/// Pause before a list that has changed is read again; it doubles while changes go on and nobody waits for the list.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The longest such pause.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ const TOLD: usize = 256;
 pub(crate) struct Tools {
     /// `None` while it is not known, or not any more.
     known: watch::Sender<Option<Arc<Catalogue>>>,
+    /// A caller began to wait for what is known.
+    needed: Notify,
     /// It is known, and there is nothing in it that a call needs.
     plain: AtomicBool,
     /// Somebody needs it: from now on it is kept up to date.
@@ -50,6 +52,7 @@ impl Tools {
     pub(crate) fn new() -> Self {
         Self {
             known: watch::Sender::new(None),
+            needed: Notify::new(),
             plain: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             reading: AtomicBool::new(false),
@@ -80,6 +83,7 @@ impl Instance {
     pub async fn catalogue(self: &Arc<Self>, wait: Duration) -> Option<Arc<Catalogue>> {
         self.want_tools();
         let mut known = self.tools.known.subscribe();
+        self.tools.needed.notify_one();
         let settled = tokio::time::timeout(wait, known.wait_for(Option::is_some)).await;
         settled.ok()?.ok()?.clone()
     }
@@ -116,11 +120,11 @@ impl Instance {
 /// Reads the list until it did not change meanwhile. One task per instance at a time.
 async fn keep_reading(instance: Arc<Instance>) {
     let tools = &instance.tools;
+    let mut again = false;
     loop {
         let before = tools.changes.load(Ordering::Acquire);
         if before > 0 {
-            let doubled = tools.restless.fetch_add(1, Ordering::Relaxed).min(8);
-            tokio::time::sleep((PAUSE * 2_u32.pow(doubled)).min(LONGEST)).await;
+            rest(tools, again).await;
         }
         let Some(catalogue) = read(&instance).await else {
             // The process is gone, and its calls with it.
@@ -137,6 +141,23 @@ async fn keep_reading(instance: Arc<Instance>) {
         }
         tools.plain.store(false, Ordering::Release);
         tools.known.send_replace(None);
+        again = true;
+    }
+}
+
+/// Waits until a list that changed is worth reading. A caller who needs it does not pay for changes before its call, only for those that
+/// come while the list is read (`again`).
+async fn rest(tools: &Tools, again: bool) {
+    let doubled = tools.restless.fetch_add(1, Ordering::Relaxed).min(8);
+    let pause = (PAUSE * 2_u32.pow(doubled)).min(LONGEST);
+    let needed = async {
+        // Who waits holds a receiver.
+        while tools.known.receiver_count() == 0 {
+            tools.needed.notified().await;
+        }
+    };
+    if tokio::time::timeout(pause, needed).await.is_ok() && again {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

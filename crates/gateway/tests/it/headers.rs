@@ -1,8 +1,10 @@
 //! Parameters that modern clients mirror into `Mcp-Param-*` headers, in front of servers of either era.
 
-use crate::host::{Host, in_mode, modern_tool, server, text};
+use crate::host::{Host, in_mode, modern_tool, server, text, tool};
 use model::Mode;
 use serde_json::{Value, json};
+use std::time::Duration;
+use stdx::clock::monotonic;
 use testkit::Client;
 use testkit::wait::eventually;
 
@@ -222,4 +224,23 @@ async fn a_tool_without_headers_is_called_without_a_word() {
     let answer = modern_tool(&host.client(), "every", "test_simple_text", json!({})).await;
     assert_eq!(text(&answer), "This is a simple text response for testing.");
     host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_wait_for_the_list_but_for_no_pause_after_its_changes() {
+    for (flag, mode) in [("--modern", "legacy"), ("--modern", "modern"), ("--legacy", "modern")] {
+        let host = Host::open(vec![server("every", "everything", &[flag])]).await;
+        let client = host.client();
+        let session = client.legacy_session("every").await.unwrap();
+        for round in 0..12 {
+            let began = monotonic();
+            if mode == "legacy" {
+                tool(&session, "test_trigger_tool_change", json!({})).await;
+            } else {
+                modern_tool(&client, "every", "test_trigger_tool_change", json!({})).await;
+            }
+            assert!(began.elapsed() < Duration::from_secs(1), "{flag} {mode}, change {round}: {:?}", began.elapsed());
+        }
+        host.stop().await;
+    }
 }
