@@ -49,8 +49,11 @@ async fn sigterm_lets_a_call_finish_and_leaves_nothing() {
 /// Else no server would ever hear of the SIGTERM that it is sent, and each would be killed.
 #[tokio::test]
 async fn a_server_starts_with_no_signal_blocked_or_ignored() {
-    let mut daemon =
-        Daemon::new(&json!({"shell": {"command": "sh", "args": ["-c", "read line"], "era": "legacy"}}), &[], "");
+    let mut daemon = Daemon::new(
+        &json!({"shell": {"command": "sh", "args": ["-c", "while read line; do :; done"], "era": "legacy"}}),
+        &[],
+        "",
+    );
     let pid = eventually_some("the process of the server", async || daemon.servers().first().copied()).await;
     let status = eventually_some("what it does about signals", async || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
