@@ -1,12 +1,13 @@
 //! One function for every command and every door: authorize, run, trace.
 
+use crate::acts::Acts;
 use crate::authorize::{self, Permit};
 use crate::commands::upgrade::Turn;
 use crate::commands::{import, logs, look, server, token, upgrade};
 use crate::follow::LogFollow;
 use crate::identify::{Door, Operator};
 use crate::problem;
-use model::{Command, Problem, Reply};
+use model::{Command, Problem, Reply, ServerName};
 use oauth::Authority;
 use std::fmt;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub(crate) struct Parts {
     pub(crate) supervisor: Supervisor,
     pub(crate) authority: Authority,
     pub(crate) facts: HostFacts,
+    /// Where operators' acts are recorded. `None`: nowhere.
+    pub(crate) acts: Option<Acts>,
     pub(crate) upgrades: mpsc::Sender<Upgrade>,
     /// There is one upgrade at a time: whoever has this may ask for it.
     pub(crate) turn: Arc<Semaphore>,
@@ -109,11 +112,12 @@ impl Control {
         supervisor: Supervisor,
         authority: Authority,
         facts: HostFacts,
+        acts: Option<Acts>,
         stopping: CancellationToken,
     ) -> (Self, mpsc::Receiver<Upgrade>) {
         let (upgrades, wanted) = mpsc::channel(1);
         let (turn, changes) = (Arc::new(Semaphore::new(1)), Arc::new(RwLock::new(())));
-        let parts = Parts { store, supervisor, authority, facts, upgrades, turn, changes, stopping };
+        let parts = Parts { store, supervisor, authority, facts, acts, upgrades, turn, changes, stopping };
         (Self { parts: Arc::new(parts) }, wanted)
     }
 
@@ -124,8 +128,7 @@ impl Control {
         let server = authorize::server(&command).cloned();
         let looks = authorize::needs(&command) == authorize::Right::Read;
         let result = match authorize::authorize(operator, command) {
-            // The ledger's intent is recorded here, and its finish after `run`: before and after every change.
-            Ok(permit) => self.run(permit).await,
+            Ok(permit) => self.permitted(operator, door, name, server.as_ref(), permit).await,
             Err(problem) => Err(problem),
         };
         let result = result.map_err(problem::without_tokens);
@@ -156,10 +159,30 @@ impl Control {
         look::readiness(&self.parts)
     }
 
-    async fn run(&self, permit: Permit) -> Result<Outcome, Problem> {
-        let parts = &*self.parts;
+    /// A change is recorded before and after; while an upgrade goes on there is none.
+    async fn permitted(
+        &self,
+        operator: &Operator,
+        door: Door,
+        name: &str,
+        server: Option<&ServerName>,
+        permit: Permit,
+    ) -> Result<Outcome, Problem> {
         let command = permit.into_command();
-        let _changing = if authorize::changes(&command) { Some(upgrade::none_goes_on(parts)?) } else { None };
+        let changes = authorize::changes(&command);
+        let _changing = if changes { Some(upgrade::none_goes_on(&self.parts)?) } else { None };
+        let recorded = changes || matches!(command, Command::Upgrade { .. });
+        let Some(acts) = self.parts.acts.as_ref().filter(|_| recorded) else { return self.run(command).await };
+        let who = operator.uid().map_or_else(|| operator.principal().to_string(), |uid| format!("uid {uid}"));
+        let about = server.map(ServerName::as_str);
+        let act = acts.begin(&who, &door.to_string(), name, about).await?;
+        let result = self.run(command).await;
+        act.end(result.as_ref().err()).await?;
+        result
+    }
+
+    async fn run(&self, command: Command) -> Result<Outcome, Problem> {
+        let parts = &*self.parts;
         let reply = match command {
             Command::Logs { server, lines, follow } => {
                 return logs::logs(parts, &server, lines, follow).await.map(Outcome::Follow);

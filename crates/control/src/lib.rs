@@ -2,6 +2,7 @@
 //!
 //! May import: supervisor, oauth, store, ledger, model, stdx. It never sees traffic, and traffic never sees it.
 
+mod acts;
 mod authorize;
 mod commands;
 mod execute;
@@ -9,6 +10,7 @@ mod follow;
 mod identify;
 mod problem;
 
+pub use acts::Acts;
 pub use commands::import::{Imported, put_servers};
 pub use commands::upgrade::Turn;
 pub use execute::{Control, HostFacts, HostKind, Outcome, Readiness, Upgrade};

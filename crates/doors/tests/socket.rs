@@ -54,7 +54,7 @@ impl Host {
             auth: true,
         };
         let (control, _upgrades) =
-            Control::new(store, supervisor.clone(), authority.clone(), facts, CancellationToken::new());
+            Control::new(store, supervisor.clone(), authority.clone(), facts, None, CancellationToken::new());
         let path = dir.path().join("staithe.sock");
         let shutdown = CancellationToken::new();
         let serve = Socket::bind(&path).unwrap().serve(control, shutdown.clone());

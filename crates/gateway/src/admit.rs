@@ -158,6 +158,7 @@ mod tests {
             origins: vec!["https://app.example.org".to_owned()],
             limits: crate::Limits::default(),
             leaving: crate::pass::Leaving::default(),
+            book: None,
         }
     }
 

@@ -78,7 +78,7 @@ async fn carried(host: &Host, permit: &Permit, asked: &mut Asked, reply: &mut Re
         let hosted = host.supervisor.hosted(permit.server())?;
         let of_server = |_| Deadline::of(&asked.message, &hosted.spec().watch, &host.settings.limits);
         asked.timeout = asked.timeout.map(of_server);
-        match exchange(host, &hosted, asked, reply).await {
+        match exchange(host, permit, &hosted, asked, reply).await {
             Err(CallError::Absent(Absent::Stopped(_))) if host.supervisor.replaced(&hosted) => {}
             outcome => return outcome,
         }
@@ -96,7 +96,13 @@ pub(crate) enum End {
     Asks(Box<Message>),
 }
 
-async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut Reply) -> Result<End, CallError> {
+async fn exchange(
+    host: &Host,
+    permit: &Permit,
+    hosted: &Arc<Hosted>,
+    asked: &Asked,
+    reply: &mut Reply,
+) -> Result<End, CallError> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -127,6 +133,15 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
                 return left_or_late.map(|_| End::Silence);
             }
         };
+        if let Some(book) = &host.settings.book {
+            match book.intend(permit, asked, hosted, &lease).await {
+                Ok(intent) => reply.course().intends(intent),
+                Err(unrecorded) => {
+                    lease.release();
+                    return Err(unrecorded.into());
+                }
+            }
+        }
         match send(asked, &lease, &sent, subject, turn, reply).await {
             Ok(pending) => {
                 reply.course().sent(pending.id());
@@ -142,7 +157,10 @@ async fn exchange(host: &Host, hosted: &Arc<Hosted>, asked: &Asked, reply: &mut 
                 lease.release();
                 return end;
             }
-            Err(Stalled::Ended(_)) if tries < TRIES => Box::pin(lease.outlive()).await,
+            Err(Stalled::Ended(_)) if tries < TRIES => {
+                reply.course().was_not_sent().await?;
+                Box::pin(lease.outlive()).await;
+            }
             // So many processes have ended before the call reached them: how the last one did says why.
             Err(Stalled::Ended(server)) => {
                 let instance = lease.instance().clone();

@@ -7,6 +7,7 @@
 //! (E228); to a client with a session it is a JSON-RPC error (B31), because it would take another status for the end of its
 //! connection. There, and where a stream is open already, `data.retryAfterMs` says when.
 
+use crate::book::Unrecorded;
 use crate::reply::{Body, json};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -88,6 +89,8 @@ pub(crate) enum CallError {
     Stalled(#[from] Stalled),
     #[error(transparent)]
     NoSession(#[from] NoSession),
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
     /// Sent, unless the report says otherwise: nobody knows whether it ran.
     #[error("{0}; {ran}", ran = ran(.0))]
     Gone(ExitReport),
@@ -253,7 +256,7 @@ impl CallError {
             Self::Filter | Self::NoUri | Self::NoSubscriptions | Self::Subscriptions | Self::NoLogging => Blame::Caller,
             Self::Gone(report) => report.blame(),
             Self::Garbled(_) | Self::Deadline { .. } | Self::Rounds { .. } | Self::Questions { .. } => Blame::Server,
-            Self::Unsealed => Blame::Host,
+            Self::Unsealed | Self::Unrecorded(_) => Blame::Host,
             Self::State
             | Self::Answers
             | Self::Held { .. }
@@ -278,6 +281,11 @@ impl CallError {
         }
     }
 
+    /// The short name of it that programs read.
+    pub(crate) fn name(&self) -> &'static str {
+        self.row(Era::Modern).2
+    }
+
     /// (HTTP status for a client of `era` while it is free to choose, JSON-RPC code, a short name for programs)
     fn row(&self, era: Era) -> (u16, i64, &'static str) {
         // The server takes no calls now: this one did not reach it.
@@ -291,6 +299,8 @@ impl CallError {
             Self::Absent(Absent::Failing { .. }) => (busy, code::INTERNAL, "server_failing"),
             Self::Absent(Absent::Slow { .. }) => (busy, code::INTERNAL, "server_not_ready"),
             Self::Stalled(_) => (busy, code::INTERNAL, "server_not_reading"),
+            Self::Unrecorded(Unrecorded::Start(_)) => (503, code::INTERNAL, "ledger_refused"),
+            Self::Unrecorded(Unrecorded::End(_)) => (200, code::INTERNAL, "result_withheld"),
             Self::NoSession(NoSession::Full { .. }) => (503, code::INTERNAL, "too_many_sessions"),
             Self::NoSession(_) => (503, code::INTERNAL, "session_not_kept"),
             Self::Gone(report) if !report.reached => (200, code::INTERNAL, "server_unreachable"),

@@ -9,6 +9,7 @@
 
 mod admit;
 mod batch;
+mod book;
 mod call;
 mod cors;
 mod deadline;
@@ -33,6 +34,7 @@ mod timing;
 mod tools;
 mod trace;
 
+pub use book::{Book, OpenCalls};
 pub use listen::serve;
 pub use meters::Meters;
 pub use pass::Leaving;

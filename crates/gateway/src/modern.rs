@@ -159,6 +159,6 @@ pub(crate) async fn fail(mut reply: Reply, error: &CallError, era: Era, id: Opti
     if matches!(error, CallError::Absent(Absent::Moved)) {
         reply.moved();
     }
-    reply.course().outcome(error.outcome());
+    reply.course().failed(error.outcome(), error.name());
     reply.finish(error.delivery(era, id)).await;
 }

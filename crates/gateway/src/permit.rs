@@ -4,6 +4,7 @@ use crate::admit::Admitted;
 use crate::error::{CallError, GateError};
 use crate::settings::Limits;
 use model::{Principal, ServerName};
+use oauth::Verified;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(crate) struct Permit {
     server: ServerName,
     principal: Principal,
+    token: Option<Verified>,
     _share: OwnedSemaphorePermit,
 }
 
@@ -23,6 +25,11 @@ impl Permit {
 
     pub(crate) fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// What the caller showed; `None` where nobody is asked.
+    pub(crate) fn token(&self) -> Option<&Verified> {
+        self.token.as_ref()
     }
 }
 
@@ -50,7 +57,8 @@ impl Shares {
     pub(crate) fn permit(&self, admitted: &Admitted) -> Result<Permit, CallError> {
         let share = self.share(admitted.principal()).calls.try_acquire_owned();
         let share = share.map_err(|_| CallError::Calls { limit: self.calls })?;
-        Ok(Permit { server: admitted.server().clone(), principal: admitted.principal().clone(), _share: share })
+        let (server, principal, token) = (admitted.server(), admitted.principal(), admitted.token());
+        Ok(Permit { server: server.clone(), principal: principal.clone(), token: token.cloned(), _share: share })
     }
 
     /// Takes a place for one long stream.

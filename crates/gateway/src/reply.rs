@@ -338,8 +338,9 @@ impl Reply {
     }
 
     /// Ends with the answer.
-    pub(crate) async fn finish(mut self, delivery: Delivery) {
-        let course = std::mem::take(&mut self.course);
+    pub(crate) async fn finish(mut self, mut delivery: Delivery) {
+        let mut course = std::mem::take(&mut self.course);
+        delivery = course.recorded(delivery).await;
         if let Some(value) = course.header() {
             self.header("server-timing", value);
         }
@@ -395,6 +396,7 @@ impl Reply {
     pub(crate) fn close(mut self) {
         let mut course = std::mem::take(&mut self.course);
         course.outcome(Outcome::Cancelled);
+        course.is_answered_by_nobody();
         course.end();
         match std::mem::replace(&mut self.way, Way::Closed) {
             Way::Unopened(sender) => {

@@ -1,5 +1,6 @@
 //! What the public face is told once, and every bound it keeps.
 
+use crate::book::Book;
 use crate::pass::Leaving;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Tells that another daemon takes over the address.
     pub leaving: Leaving,
+    /// Where calls are recorded. `None`: nowhere.
+    pub book: Option<Book>,
 }
 
 /// Every bound, with its default and why.

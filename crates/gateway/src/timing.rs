@@ -2,17 +2,22 @@
 //! the server's counts, a `Server-Timing` for a client that asked, a record for whoever collects traces.
 
 use crate::admit::Admitted;
+use crate::book::{Intent, Unrecorded};
+use crate::error::CallError;
 use crate::listen::Host;
 use crate::meters::Meters;
 use crate::trace::{CallSpan, TraceContext};
 use http::HeaderValue;
 use http::request::Parts;
+use model::record::Ended;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
 use supervisor::{Outcome, ServerMeter, Stage};
+use wire::bridge::Delivery;
 use wire::code;
+use wire::era::Era;
 use wire::message::{Message, Shape};
 use wire::scan::Place;
 
@@ -41,7 +46,13 @@ impl Arrival {
 
 /// The course of one call. The empty one follows nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Course(Option<Followed>);
+pub(crate) struct Course {
+    followed: Option<Followed>,
+    /// It is in the ledger, and its end is not.
+    intent: Option<Intent>,
+    /// staithe's name of what it failed with.
+    error: Option<&'static str>,
+}
 
 #[derive(Debug)]
 struct Followed {
@@ -82,20 +93,15 @@ impl Course {
         });
         let mut ends = [None; Stage::ALL.len() - 1];
         ends[Stage::Admission as usize] = Some(monotonic());
-        Self(Some(Followed {
-            begun: arrival.begun,
-            ends,
-            asks: arrival.asks,
-            outcome: None,
-            meter: meter.clone(),
-            told,
-        }))
+        let followed =
+            Followed { begun: arrival.begun, ends, asks: arrival.asks, outcome: None, meter: meter.clone(), told };
+        Self { followed: Some(followed), ..Self::default() }
     }
 
     /// It was permitted, or refused: the next stage begins.
     pub(crate) fn judged(&mut self, message: &Message) {
         self.ends(Stage::Policy);
-        let Some(told) = self.0.as_mut().and_then(|followed| followed.told.as_mut()) else { return };
+        let Some(told) = self.followed.as_mut().and_then(|followed| followed.told.as_mut()) else { return };
         told.method = short(message.method());
         told.tool = match message.method() {
             "tools/call" => message.text(Place::Params, "name").map(|name| short(&name)),
@@ -112,7 +118,7 @@ impl Course {
     /// Its line was written.
     pub(crate) fn sent(&mut self, call: u64) {
         self.ends(Stage::Queue);
-        if let Some(told) = self.0.as_mut().and_then(|followed| followed.told.as_mut()) {
+        if let Some(told) = self.followed.as_mut().and_then(|followed| followed.told.as_mut()) {
             told.call = Some(call);
         }
     }
@@ -123,22 +129,72 @@ impl Course {
         self.outcome(outcome(answer));
     }
 
+    /// It is in the ledger from here on.
+    pub(crate) fn intends(&mut self, intent: Intent) {
+        self.intent = Some(intent);
+    }
+
+    /// What it was recorded for did not come to pass: the process had ended.
+    pub(crate) async fn was_not_sent(&mut self) -> Result<(), Unrecorded> {
+        match self.intent.take() {
+            Some(intent) => intent.finish(Ended::ServerGone, None, None).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Records its end, with the answer that its client is about to read. What cannot be recorded is not said. Nothing is done
+    /// where the call was not recorded to begin with.
+    pub(crate) async fn recorded(&mut self, answer: Delivery) -> Delivery {
+        let Some(intent) = self.intent.take() else { return answer };
+        let (outcome, id) = (self.how_it_ends(), intent.client_id().clone());
+        match intent.finish(outcome, self.error, Some(&answer.body)).await {
+            Ok(_) => answer,
+            // Nothing of the server is in it, and the next daemon ends the call in the ledger.
+            Err(_) if self.error.is_some() => answer,
+            Err(unrecorded) => {
+                tracing::error!(error = %unrecorded, "the end of a call cannot be recorded");
+                CallError::from(unrecorded).delivery(Era::Legacy, Some(&id))
+            }
+        }
+    }
+
+    /// The same where no answer leaves, so that nobody waits.
+    pub(crate) fn is_answered_by_nobody(&mut self) {
+        let Some(intent) = self.intent.take() else { return };
+        let (outcome, error) = (self.how_it_ends(), self.error);
+        stdx::task::spawn("record the end of a call", async move {
+            if let Err(unrecorded) = intent.finish(outcome, error, None).await {
+                tracing::error!(error = %unrecorded, "the end of a call cannot be recorded");
+            }
+        });
+    }
+
+    fn how_it_ends(&self) -> Ended {
+        ended(self.followed.as_ref().and_then(|followed| followed.outcome), self.error)
+    }
+
+    /// It failed with an error of ours.
+    pub(crate) fn failed(&mut self, outcome: Outcome, error: &'static str) {
+        self.outcome(outcome);
+        self.error = Some(error);
+    }
+
     /// It is known how it ends.
     pub(crate) fn outcome(&mut self, outcome: Outcome) {
-        if let Some(followed) = &mut self.0 {
+        if let Some(followed) = &mut self.followed {
             followed.outcome = Some(outcome);
         }
     }
 
     fn ends(&mut self, stage: Stage) {
-        if let Some(followed) = &mut self.0 {
+        if let Some(followed) = &mut self.followed {
             followed.ends[stage as usize].get_or_insert_with(monotonic);
         }
     }
 
     /// What a client that asked is told.
     pub(crate) fn shown(&self) -> Option<String> {
-        let followed = self.0.as_ref().filter(|followed| followed.asks)?;
+        let followed = self.followed.as_ref().filter(|followed| followed.asks)?;
         let now = monotonic();
         let mut text = String::with_capacity(160);
         for (stage, took) in followed.stages(now) {
@@ -155,7 +211,7 @@ impl Course {
 
     /// It is over.
     pub(crate) fn end(self) {
-        let Some(followed) = self.0 else { return };
+        let Some(followed) = self.followed else { return };
         let now = monotonic();
         let outcome = followed.outcome.unwrap_or(Outcome::Ok);
         followed.meter.call(outcome, now.saturating_duration_since(followed.begun));
@@ -203,6 +259,22 @@ impl Followed {
                 stages: self.stages(now).collect(),
             });
         }
+    }
+}
+
+/// The same in the ledger's words.
+fn ended(outcome: Option<Outcome>, error: Option<&'static str>) -> Ended {
+    match (outcome, error) {
+        (_, Some("outcome_unknown")) => Ended::Unknown,
+        (Some(Outcome::ServerError), Some(_)) => Ended::ServerGone,
+        (None | Some(Outcome::Ok), _) => Ended::Ok,
+        (Some(Outcome::ToolError), _) => Ended::ToolError,
+        (Some(Outcome::ServerError), None) => Ended::ServerError,
+        (Some(Outcome::HostError), _) => Ended::HostError,
+        (Some(Outcome::CallerError), _) => Ended::CallerError,
+        (Some(Outcome::Asked), _) => Ended::Asked,
+        (Some(Outcome::Cancelled), _) => Ended::Cancelled,
+        (Some(Outcome::Deadline), _) => Ended::Deadline,
     }
 }
 
@@ -262,10 +334,10 @@ mod tests {
 
     #[test]
     fn only_who_asks_is_told() {
-        let mut course = Course(Some(followed()));
+        let mut course = Course { followed: Some(followed()), ..Course::default() };
         assert!(course.shown().unwrap().starts_with("admission;dur=0."), "{:?}", course.shown());
         assert!(course.shown().unwrap().contains(", total;dur="));
-        course.0.as_mut().unwrap().asks = false;
+        course.followed.as_mut().unwrap().asks = false;
         assert_eq!((course.shown(), Course::default().shown()), (None, None));
     }
 

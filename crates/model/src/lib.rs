@@ -7,6 +7,7 @@ pub mod bounds;
 pub mod command;
 pub mod measure;
 pub mod name;
+pub mod record;
 pub mod report;
 pub mod server;
 pub mod session;

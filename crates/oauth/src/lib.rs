@@ -6,9 +6,11 @@
 
 mod authority;
 mod ring;
+mod subject;
 mod token;
 mod verify;
 
 pub use authority::{Authority, MintError, Minted, OpenError, RevokeError};
+pub use subject::{Subject, SubjectError, Subjects};
 pub use token::Token;
 pub use verify::{Denied, Verified};

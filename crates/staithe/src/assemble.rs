@@ -1,6 +1,7 @@
 //! Constructs everything, top to bottom, and takes it down again. No decisions here.
 
 use crate::addresses;
+use crate::book::{self, HostLedger};
 use crate::config::Config;
 use crate::export::{Endpoint, Exported, Exporter};
 use crate::fault;
@@ -37,6 +38,8 @@ pub(crate) struct Host {
     pub(crate) keeper: Keeper,
     /// Another daemon takes over.
     pub(crate) leaving: Leaving,
+    /// Where everything is recorded.
+    pub(crate) ledger: HostLedger,
     /// The upgrades that operators want.
     upgrades: mpsc::Receiver<Upgrade>,
     public_at: SocketAddr,
@@ -119,31 +122,17 @@ pub(crate) async fn assemble(
     let socket = bound.map_err(|error| fault::because("open the operator socket", &error, ""))?;
     let authority = Authority::open(store.clone()).await;
     let authority = authority.map_err(|error| fault::because("read the tokens", &error, ""))?;
-    let settings = supervisor::Settings {
-        servers_dir: state.servers(),
-        identity: state.identity()?,
-        public_url: listening.public.clone(),
-        limits: supervisor::Limits {
-            drain: config.serving.drain,
-            inherited_calls: config.serving.call_timeout,
-            inherited_calls_max: config.serving.call_timeout_max,
-            ..config.hosting.clone()
-        },
-    };
+    let settings = hosting(state, config, &listening)?;
     let supervisor = Supervisor::start(store.clone(), settings, keeper.clone(), succession).await;
     let supervisor = supervisor.map_err(|error| fault::because("start the servers", &error, ""))?;
     let stopping = CancellationToken::new();
     let facts = facts(state, config, &listening, kind);
-    let (control, upgrades) = Control::new(store, supervisor.clone(), authority.clone(), facts, stopping.clone());
+    let ledger = book::open(state, &listening.public, &store, &supervisor).await?;
+    let (acts, hosted) = (Some(ledger.acts.clone()), supervisor.clone());
+    let (control, upgrades) = Control::new(store, hosted, authority.clone(), facts, acts, stopping.clone());
     let leaving = Leaving::default();
-    let face = gateway::Settings {
-        auth: if config.open { Auth::Open } else { Auth::Required },
-        hosts: hosts(config, public.at),
-        origins: config.allowed_origins.clone(),
-        limits: config.serving.clone(),
-        leaving: leaving.clone(),
-    };
-    let hosting = supervisor.clone();
+    let face = face(config, public.at, leaving.clone(), &ledger);
+    let traffic = supervisor.clone();
     let exported = Arc::new(Exported::default());
     let (spans, exporter) = collector.map(|to| Exporter::start(to, exported.clone())).unzip();
     let meters = Arc::new(Meters::new(config.per_tool, spans));
@@ -151,7 +140,7 @@ pub(crate) async fn assemble(
     let probed = Probed { control: control.clone(), metrics, stopping: stopping.clone() };
     Ok(Host {
         traffic: Part::new("public listener", |shutdown| {
-            gateway::serve(public.listener, hosting, authority, face, meters, shutdown)
+            gateway::serve(public.listener, traffic, authority, face, meters, shutdown)
         }),
         probes: Part::new("operator listener", |shutdown| doors::serve_probe(probe.listener, probed, shutdown)),
         socket: Part::new("operator socket", |shutdown| socket.serve(control.clone(), shutdown)),
@@ -160,6 +149,7 @@ pub(crate) async fn assemble(
         supervisor,
         keeper,
         leaving,
+        ledger,
         upgrades,
         public_at: public.at,
         has_keeper: config.keeper,
@@ -228,6 +218,31 @@ fn still_held(keeper: &UnixStream) -> Problem {
         format!("{name} still holds the servers that an earlier staithe left"),
         format!("start without --no-keeper, which takes them over; or {kill}, which ends them too, and start again"),
     )
+}
+
+fn hosting(state: &StateDir, config: &Config, listening: &Listening) -> Result<supervisor::Settings, Problem> {
+    Ok(supervisor::Settings {
+        servers_dir: state.servers(),
+        identity: state.identity()?,
+        public_url: listening.public.clone(),
+        limits: supervisor::Limits {
+            drain: config.serving.drain,
+            inherited_calls: config.serving.call_timeout,
+            inherited_calls_max: config.serving.call_timeout_max,
+            ..config.hosting.clone()
+        },
+    })
+}
+
+fn face(config: &Config, public_at: SocketAddr, leaving: Leaving, ledger: &HostLedger) -> gateway::Settings {
+    gateway::Settings {
+        auth: if config.open { Auth::Open } else { Auth::Required },
+        hosts: hosts(config, public_at),
+        origins: config.allowed_origins.clone(),
+        limits: config.serving.clone(),
+        leaving,
+        book: Some(ledger.book.clone()),
+    }
 }
 
 fn facts(state: &StateDir, config: &Config, listening: &Listening, kind: HostKind) -> HostFacts {
@@ -310,6 +325,7 @@ impl Host {
         }
         self.probes.stop().await;
         self.socket.stop().await;
+        self.ledger.close().await;
         if self.leaves_servers {
             self.keeper.detach().await;
         } else {
@@ -327,7 +343,7 @@ impl Host {
             }
         };
         // A process that the kernel does not let go, or an operator's command, keeps nobody.
-        let both = async { tokio::join!(processes, self.socket.stop()) };
+        let both = async { tokio::join!(processes, self.socket.stop(), self.ledger.close()) };
         if tokio::time::timeout(AT_ONCE, both).await.is_err() {
             tracing::warn!("something of this host may be left");
         }

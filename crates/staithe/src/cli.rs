@@ -298,6 +298,40 @@ pub(crate) enum AuditVerb {
     Verify(VerifyArgs),
     /// Verify offline, with a proof, that one entry is in a log
     Check(ProofArgs),
+    /// The last records of this host's ledger, and with --follow those that come
+    Tail(TailArgs),
+    /// One record of this host's ledger, whole
+    Show(ShowArgs),
+    /// A proof that a record is in this host's ledger, which others check offline with `audit check`
+    Prove(ProveArgs),
+}
+
+/// `audit tail`.
+#[derive(Debug, Args)]
+pub(crate) struct TailArgs {
+    /// How many of the last records
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
+    pub(crate) lines: u64,
+    /// Go on with each new one
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// `audit show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Its index: the first record has 0
+    pub(crate) index: u64,
+}
+
+/// `audit prove`.
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// The record's index: the first one has 0
+    pub(crate) index: u64,
+    /// Write PATH.tlog-proof and PATH.entry instead of printing the proof
+    #[arg(long, value_name = "PATH")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// `audit witness`.

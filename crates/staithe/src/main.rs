@@ -3,6 +3,7 @@
 mod addresses;
 mod assemble;
 mod audit;
+mod book;
 mod call;
 mod check;
 mod cli;
@@ -94,6 +95,9 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Problem> {
         Verb::Audit(AuditVerb::Witness(args)) => hosting(async { audit::witness(&args, output).await }),
         Verb::Audit(AuditVerb::Verify(args)) => audit::verify(&args, output),
         Verb::Audit(AuditVerb::Check(args)) => audit::check(&args, output),
+        Verb::Audit(AuditVerb::Tail(args)) => audit::tail(&args, state_dir, output),
+        Verb::Audit(AuditVerb::Show(args)) => audit::show(&args, state_dir, output),
+        Verb::Audit(AuditVerb::Prove(args)) => audit::prove(&args, state_dir, output),
         Verb::Import(args) => asking(async { import::import(&args, state_dir, output).await }),
         Verb::Call(args) => asking(async { call::call(&args, state_dir, output).await }),
         other => asking(async { remote::command(other, state_dir, output).await }),

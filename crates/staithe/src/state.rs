@@ -153,6 +153,16 @@ impl StateDir {
         self.path.join("db/run.db")
     }
 
+    /// The ledger.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.path.join("ledger")
+    }
+
+    /// Secret keys.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.path.join("keys")
+    }
+
     /// Each server's own state and logs.
     pub(crate) fn servers(&self) -> PathBuf {
         self.path.join("servers")

@@ -209,6 +209,7 @@ async fn give(
 ) -> Result<GivenAway, Problem> {
     host.leaving.hold();
     let mut given = host.supervisor.give_away().await;
+    host.ledger.give_away().await;
     host.unlock();
     let taking = async {
         given.tell(stream).await.map_err(|error| error.to_string())?;
@@ -224,6 +225,7 @@ async fn give(
         Ok(Ok(())) => {
             // From here on nothing is taken back.
             given.let_go(stream).await;
+            host.ledger.send_to(given.entries());
             host.leave();
             return Ok(given);
         }
@@ -250,6 +252,7 @@ async fn take_back(
     let back = given.take_back(stop).await;
     host.leaving.stay();
     let ended = back.map_err(|error| fault::because("take the processes back", &error, "start the daemon again"))?;
+    host.ledger.take_back().await?;
     host.lock_again(lock(state).await?);
     Ok(ended)
 }

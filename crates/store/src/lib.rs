@@ -23,6 +23,7 @@ mod server;
 mod session;
 mod setting;
 mod sqlite;
+mod subject;
 mod token;
 mod tx;
 mod verdict;

@@ -18,6 +18,7 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0001_servers_verdicts_tokens_settings.sql"),
     },
     Migration { number: 2, name: "sessions", sql: include_str!("migrations/0002_sessions.sql") },
+    Migration { number: 3, name: "subjects", sql: include_str!("migrations/0003_subjects.sql") },
 ];
 
 enum Step {

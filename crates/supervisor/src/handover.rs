@@ -2,10 +2,13 @@
 //! says what it held of them, and lets go of the keeper; the new one takes the processes over and reads on at the very byte.
 //! What the new one reads about calls of the old one it passes on, so that they end as if nothing had happened.
 
+mod entries;
 mod frame;
 mod predecessor;
 mod queue;
 
+use self::entries::Passing;
+pub use self::entries::{Entries, Entry, Heard, Taker};
 use crate::adopt::Inheritance;
 use crate::instance::Instance;
 use crate::keeping::{Fate, Keeper, KeeperError};
@@ -88,6 +91,7 @@ pub struct GivenAway {
     told: Told,
     /// One whose reader or writer did not stop.
     held: Option<ServerName>,
+    passing: Passing,
 }
 
 impl Supervisor {
@@ -123,7 +127,15 @@ impl Supervisor {
             instances.insert(instance.id, (instance.clone(), rest));
         }
         drop(tokio::time::timeout(LETS_GO, self.shared().keeper.detach()).await);
-        GivenAway { supervisor: self.clone(), instances, lines, _open: sender, told: Told::default(), held }
+        GivenAway {
+            supervisor: self.clone(),
+            instances,
+            lines,
+            _open: sender,
+            told: Told::default(),
+            held,
+            passing: Passing::new(),
+        }
     }
 
     /// A client's answer or cancellation that belongs to no call of this daemon.
@@ -137,6 +149,13 @@ impl Supervisor {
     pub(crate) fn tell_predecessor_of_end(&self, session: &str) {
         if let Some(predecessor) = &self.shared().predecessor {
             predecessor.send(&Frame::SessionEnded { session: session.to_owned() });
+        }
+    }
+
+    /// Records that the daemon before this one still makes go to `taker`. To be said before [`Self::serves`].
+    pub fn take_entries(&self, taker: Taker) {
+        if let Some(predecessor) = &self.shared().predecessor {
+            predecessor.records_go_to(taker);
         }
     }
 
@@ -241,7 +260,7 @@ impl GivenAway {
     }
 
     /// Waits until the new daemon serves. Until [`Self::let_go`] it reads and writes no pipe.
-    pub async fn taken(&self, stream: &mut UnixStream) -> Result<(), HandoverError> {
+    pub async fn taken(&mut self, stream: &mut UnixStream) -> Result<(), HandoverError> {
         loop {
             match frame::read_from(stream).await? {
                 Frame::Serving => return Ok(()),
@@ -310,6 +329,11 @@ impl GivenAway {
         late
     }
 
+    /// The way of records to the new daemon, once it has taken over.
+    pub fn entries(&self) -> Entries {
+        self.passing.way()
+    }
+
     /// Lives on what the new daemon passes on, for as long as that one does, or until `over`.
     pub async fn relay(mut self, stream: UnixStream, over: CancellationToken) {
         let (reads, mut writes) = stream.into_split();
@@ -323,6 +347,11 @@ impl GivenAway {
                         break;
                     }
                 }
+                entry = self.passing.next() => if let Some(entry) = entry
+                    && writes.write_all(&entry.encode()).await.is_err()
+                {
+                    break;
+                },
                 _ = look.tick() => if self.tell_changes(&mut writes).await.is_err() {
                     break;
                 },
@@ -331,7 +360,16 @@ impl GivenAway {
                     while let Ok(line) = self.lines.try_recv() {
                         let _ = writes.write_all(&passed(line).encode()).await;
                     }
+                    for entry in self.passing.rest() {
+                        let _ = writes.write_all(&entry.encode()).await;
+                    }
                     let _ = self.tell_changes(&mut writes).await;
+                    while self.passing.waits()
+                        && let Ok(frame) = heard.next().await
+                    {
+                        self.hear(frame);
+                    }
+                    self.passing.end();
                     return;
                 }
                 frame = heard.next() => match frame {
@@ -340,6 +378,7 @@ impl GivenAway {
                 },
             }
         }
+        self.passing.end();
         for id in self.instances.keys() {
             self.supervisor.shared().keeper.settle(*id, Fate::Elsewhere);
         }
@@ -364,8 +403,9 @@ impl GivenAway {
         Ok(())
     }
 
-    fn hear(&self, frame: Frame) {
+    fn hear(&mut self, frame: Frame) {
         match frame {
+            Frame::Entered { number, outcome } => self.passing.heard(number, outcome),
             Frame::Line { instance, line } => {
                 if let Some((instance, _)) = self.instances.get(&instance) {
                     route::line(instance, &Bytes::from(line));
@@ -389,6 +429,7 @@ impl GivenAway {
             | Frame::Serving
             | Frame::Yours
             | Frame::Released { .. }
+            | Frame::Entry { .. }
             | Frame::Busy { .. }
             | Frame::Answer { .. } => {}
         }

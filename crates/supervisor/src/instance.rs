@@ -168,6 +168,11 @@ impl Instance {
         self.id
     }
 
+    /// Its process; `None` where the server is elsewhere.
+    pub fn process(&self) -> Option<u32> {
+        self.pid
+    }
+
     /// Whose process it is.
     pub fn server(&self) -> &ServerName {
         &self.context.server

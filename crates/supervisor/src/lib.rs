@@ -63,7 +63,7 @@ pub use absent::{Absent, Bound};
 pub use asks::Question;
 pub use attribution::{Attribution, Subject, Turn};
 pub use events::{EventId, NotKept, Reader, StreamGone, Streams, Writer};
-pub use handover::{GivenAway, HandoverError, Succession};
+pub use handover::{Entries, Entry, GivenAway, HandoverError, Heard, Succession, Taker};
 pub use hosted::Hosted;
 pub use instance::{Instance, Pending, Stalled, Terms, Unanswered, Wish};
 pub use keeping::{Keeper, KeeperError, Place};

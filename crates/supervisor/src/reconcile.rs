@@ -332,13 +332,18 @@ impl Supervisor {
         let mut rows: Vec<meter::Row> = self.entries().into_iter().map(row).collect();
         rows.sort_by(|a, b| a.hosted.spec().name.cmp(&b.hosted.spec().name));
         meter::write(page, &rows);
-        let epoch = self.inner.shared.request_ids.load(Ordering::Relaxed) >> 32;
+        let epoch = self.epoch();
         page.family(
             "staithe_epoch",
             Kind::Gauge,
             "Number of this daemon among all that worked on its state directory.",
         )
         .sample(&[], epoch);
+    }
+
+    /// The number of this daemon among all that worked on its state directory.
+    pub fn epoch(&self) -> u64 {
+        self.inner.shared.request_ids.load(Ordering::Relaxed) >> 32
     }
 
     /// Stops everything. When it returns, no process of any server is left.

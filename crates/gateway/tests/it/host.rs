@@ -100,7 +100,7 @@ impl Host {
         let shutdown = CancellationToken::new();
         let limits = setup.face.clone();
         let leaving = Leaving::default();
-        let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits, leaving };
+        let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits, leaving, book: None };
         let meters = Arc::new(Meters::new(setup.per_tool, setup.spans.clone()));
         let (own, to, until) = (supervisor.clone(), authority.clone(), shutdown.clone());
         let served = staithe_gateway::serve(listener, own, to, face, meters.clone(), until);

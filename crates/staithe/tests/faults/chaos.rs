@@ -284,6 +284,10 @@ impl Left {
 fn walk(dir: &Path, files: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let path = entry.path();
+        if path.ends_with("ledger") {
+            // It keeps what it was told.
+            continue;
+        }
         if entry.file_type().unwrap().is_dir() {
             walk(&path, files);
         } else if path.extension().is_none_or(|end| end != "old") {

@@ -14,6 +14,7 @@ mod keeper_killed;
 mod killed;
 mod leaks;
 mod load;
+mod recorded;
 mod stops;
 mod survives;
 mod table;

@@ -33,6 +33,10 @@ pub(super) enum Frame {
     Busy { instance: u64, calls: u32 },
     /// Old to new: the last event of a session's stream. Its client may come for it to either daemon.
     Answer { session: String, stream: u64, body: Vec<u8> },
+    /// Old to new: a record for the ledger. `on_disk`: the word comes when the disk has it, else when the kernel has.
+    Entry { number: u64, on_disk: bool, entry: Vec<u8> },
+    /// New to old: the record is in the ledger, at this index; or why it is not.
+    Entered { number: u64, outcome: Result<Option<u64>, String> },
 }
 
 impl Frame {
@@ -83,6 +87,17 @@ impl Frame {
                 out.extend_from_slice(&instance.to_le_bytes());
                 out.extend_from_slice(&calls.to_le_bytes());
             }
+            Self::Entry { number, on_disk, entry } => {
+                out.push(13);
+                out.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(&u32::from(*on_disk).to_le_bytes());
+                put(&mut out, entry);
+            }
+            Self::Entered { number, outcome } => {
+                out.push(14);
+                out.extend_from_slice(&number.to_le_bytes());
+                put_outcome(&mut out, outcome);
+            }
             Self::Answer { session, stream, body } => {
                 out.push(12);
                 put(&mut out, session.as_bytes());
@@ -115,11 +130,32 @@ impl Frame {
             7 => Self::SessionEnded { session: rest.text()? },
             8 => Self::Released { instance: rest.u64()? },
             9 => Self::Busy { instance: rest.u64()?, calls: rest.u32()? },
+            13 => Self::Entry { number: rest.u64()?, on_disk: rest.u32()? != 0, entry: rest.bytes()? },
+            14 => {
+                let (number, kind, index, why) = (rest.u64()?, rest.u32()?, rest.u64()?, rest.text()?);
+                let outcome = match kind {
+                    0 => Ok(Some(index)),
+                    1 => Ok(None),
+                    _ => Err(why),
+                };
+                Self::Entered { number, outcome }
+            }
             12 => Self::Answer { session: rest.text()?, stream: rest.u64()?, body: rest.bytes()? },
             _ => return None,
         };
         rest.0.is_empty().then_some(frame)
     }
+}
+
+fn put_outcome(out: &mut Vec<u8>, outcome: &Result<Option<u64>, String>) {
+    let (kind, index, why) = match outcome {
+        Ok(Some(index)) => (0, *index, ""),
+        Ok(None) => (1, 0, ""),
+        Err(why) => (2, 0, why.as_str()),
+    };
+    out.extend_from_slice(&u32::to_le_bytes(kind));
+    out.extend_from_slice(&index.to_le_bytes());
+    put(out, why.as_bytes());
 }
 
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -232,6 +268,13 @@ mod tests {
             any::<u64>().prop_map(|instance| Frame::Released { instance }),
             (any::<u64>(), any::<u32>()).prop_map(|(instance, calls)| Frame::Busy { instance, calls }),
             (".*", any::<u64>(), bytes()).prop_map(|(session, stream, body)| Frame::Answer { session, stream, body }),
+            (any::<u64>(), any::<bool>(), bytes()).prop_map(|(number, on_disk, entry)| Frame::Entry {
+                number,
+                on_disk,
+                entry
+            }),
+            (any::<u64>(), proptest::result::maybe_ok(any::<Option<u64>>(), ".*"))
+                .prop_map(|(number, outcome)| Frame::Entered { number, outcome }),
         ]
     }
 

@@ -1,5 +1,6 @@
 //! The old daemon, as the new one sees it: what concerns its calls goes there.
 
+use super::entries::{Heard, Taker};
 use super::frame::{Frame, Reader};
 use super::queue::{Put, Queue};
 use crate::instance::Instance;
@@ -45,6 +46,16 @@ pub(crate) struct Predecessor {
     /// It takes nothing back any more.
     let_go: CancellationToken,
     instances: Mutex<HashMap<u64, Weak<Instance>>>,
+    taker: OnceLock<Records>,
+}
+
+/// Where its records go.
+struct Records(Taker);
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Records")
+    }
 }
 
 impl Predecessor {
@@ -61,10 +72,25 @@ impl Predecessor {
             gone: CancellationToken::new(),
             let_go: CancellationToken::new(),
             instances: Mutex::default(),
+            taker: OnceLock::new(),
         });
         stdx::task::spawn("to the old daemon", tell(predecessor.clone(), writes));
         stdx::task::spawn("from the old daemon", predecessor.clone().hear(reads));
         predecessor
+    }
+
+    /// Where its records go.
+    pub(crate) fn records_go_to(&self, taker: Taker) {
+        let _ = self.taker.set(Records(taker));
+    }
+
+    fn record(self: &Arc<Self>, number: u64, on_disk: bool, entry: Vec<u8>) {
+        let own = self.clone();
+        let heard: Heard = Box::new(move |outcome| own.send(&Frame::Entered { number, outcome }));
+        match self.taker.get() {
+            Some(Records(taker)) => taker(entry, on_disk, heard),
+            None => heard(Err("the daemon that took over keeps no ledger".to_owned())),
+        }
     }
 
     /// Which request ids are ours. Before this nothing is anybody's.
@@ -227,6 +253,7 @@ impl Predecessor {
                         let _ = instance.send(line);
                     }
                 }
+                Frame::Entry { number, on_disk, entry } => self.record(number, on_disk, entry),
                 Frame::Yours => self.let_go.cancel(),
                 Frame::Released { instance } => {
                     self.released.send_modify(|released| {

@@ -1,0 +1,37 @@
+//! The ledger of a state directory, as it is read beside the daemon that writes it.
+
+use super::files;
+use crate::fault;
+use crate::state::StateDir;
+use ledger::{Disk, LogKeys, Reader, RealDisk};
+use model::{Problem, ProblemCode};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens it to read.
+pub(super) fn opened(flag: Option<&Path>) -> Result<(Reader, LogKeys), Problem> {
+    let state = StateDir::choose(flag, None)?;
+    let dir = state.ledger();
+    if !dir.join("vkeys").is_file() {
+        let message = format!("there is no ledger in {}", state.path().display());
+        let hint = "name the state directory with --state-dir; a ledger begins when staithe first serves there";
+        return Err(Problem { code: ProblemCode::NotFound, ..fault::failed(message, hint) });
+    }
+    let keys = files::keys_of_one_log(&dir.join("vkeys"))?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let reader = Reader::open(&disk, &dir, Arc::new(keys.clone())).map_err(|error| {
+        let hint = format!("`staithe audit verify {} --key {}` says more", dir.display(), dir.join("vkeys").display());
+        fault::because("read the ledger", &error, &hint)
+    })?;
+    Ok((reader, keys))
+}
+
+/// One entry.
+pub(super) fn entry(reader: &Reader, index: u64) -> Result<Vec<u8>, Problem> {
+    let size = reader.view().size();
+    if index >= size {
+        let message = format!("the ledger has {size} entries; there is none with the index {index}");
+        return Err(Problem { code: ProblemCode::NotFound, ..fault::failed(message, "the first one has the index 0") });
+    }
+    reader.view().entry(index).map_err(|error| fault::because(&format!("read entry {index}"), &error, ""))
+}
