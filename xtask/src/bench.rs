@@ -6,6 +6,7 @@ mod error;
 pub(crate) mod fake;
 pub(crate) mod floor;
 mod http1;
+mod ledger;
 pub(crate) mod load;
 mod mcp;
 mod memory;
@@ -59,6 +60,8 @@ struct Scale {
     starts: u32,
     /// How long to be refused, per flood.
     flood: Duration,
+    /// Entries of the log that is opened and verified.
+    ledger_entries: u64,
     /// Whether the numbers may be judged.
     full: bool,
 }
@@ -72,6 +75,7 @@ const FULL: Scale = Scale {
     settle: Duration::from_secs(10),
     starts: 11,
     flood: Duration::from_secs(3),
+    ledger_entries: 10_000_000,
     full: true,
 };
 
@@ -84,6 +88,7 @@ const SHORT: Scale = Scale {
     settle: Duration::from_millis(200),
     starts: 2,
     flood: Duration::from_millis(200),
+    ledger_entries: 50_000,
     full: false,
 };
 
@@ -119,6 +124,7 @@ struct Results {
     samples: Vec<Vec<Vec<Sample>>>,
     memory: Vec<memory::Memory>,
     extra: memory::Extra,
+    ledger: ledger::Figures,
     /// Peers that could not be measured, and why.
     absent: Vec<String>,
 }
@@ -174,12 +180,13 @@ fn measure(places: &Places, scale: Scale, with_peers: bool) -> Result<Results, B
         }
     }
     let extra = memory::extra(places, scale)?;
+    let ledger = ledger::measure(&places.scratch, scale)?;
     let cells: Vec<Cell> = BYTES
         .iter()
         .flat_map(|bytes| CALLERS.iter().map(|callers| Cell { callers: *callers, bytes: *bytes }))
         .collect();
     let (rows, samples) = rounds::run(places, &hosts, &cells, scale, &mut absent)?;
-    Ok(Results { rows, cells, samples, memory, extra, absent })
+    Ok(Results { rows, cells, samples, memory, extra, ledger, absent })
 }
 
 // === impl Places ===

@@ -13,7 +13,7 @@ pub(crate) enum Right {
     Read,
     /// Change what runs.
     Operate,
-    /// Make or end what lets others in.
+    /// Make or end what lets others in, and what tells who they were.
     Grant,
 }
 
@@ -22,7 +22,7 @@ impl fmt::Display for Right {
         f.write_str(match self {
             Self::Read => "look at the host",
             Self::Operate => "change what runs",
-            Self::Grant => "make and end tokens",
+            Self::Grant => "make and end tokens, or erase whom the ledger names",
         })
     }
 }
@@ -57,14 +57,20 @@ pub(crate) fn needs(command: &Command) -> Right {
         | Command::Instances { .. }
         | Command::Sessions { .. }
         | Command::Logs { .. }
-        | Command::Tokens => Right::Read,
+        | Command::Tokens
+        | Command::Pseudonyms => Right::Read,
         Command::Restart { .. }
         | Command::Stop { .. }
         | Command::Start { .. }
         | Command::Import { .. }
         | Command::Remove { .. }
+        | Command::LedgerPrune { .. }
         | Command::Upgrade { .. } => Right::Operate,
-        Command::Access { .. } | Command::TokenCreate { .. } | Command::TokenRevoke { .. } => Right::Grant,
+        Command::Access { .. }
+        | Command::TokenCreate { .. }
+        | Command::TokenRevoke { .. }
+        | Command::Content { .. }
+        | Command::LedgerErase { .. } => Right::Grant,
     }
 }
 
@@ -103,6 +109,10 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::TokenCreate { .. } => "token-create",
         Command::Tokens => "tokens",
         Command::TokenRevoke { .. } => "token-revoke",
+        Command::Pseudonyms => "pseudonyms",
+        Command::Content { .. } => "content",
+        Command::LedgerErase { .. } => "audit-erase",
+        Command::LedgerPrune { .. } => "audit-prune",
     }
 }
 
@@ -123,7 +133,11 @@ pub(crate) fn server(command: &Command) -> Option<&model::ServerName> {
         | Command::Import { .. }
         | Command::Upgrade { .. }
         | Command::Tokens
-        | Command::TokenRevoke { .. } => None,
+        | Command::TokenRevoke { .. }
+        | Command::Pseudonyms
+        | Command::Content { .. }
+        | Command::LedgerErase { .. }
+        | Command::LedgerPrune { .. } => None,
     }
 }
 
@@ -146,6 +160,8 @@ mod tests {
         let server = || "a".parse().unwrap();
         assert!(changes(&Command::TokenRevoke { id: "x".to_owned() }));
         assert!(changes(&Command::Restart { server: server() }));
+        assert!(changes(&Command::LedgerPrune { before: 1 }));
+        assert!(changes(&Command::LedgerErase { principal: "ann".parse().unwrap(), ticket: None }));
         for harmless in [Command::Status, Command::Tokens, Command::Access { server: server() }] {
             assert!(!changes(&harmless), "{harmless:?}");
         }

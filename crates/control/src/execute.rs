@@ -1,12 +1,13 @@
 //! One function for every command and every door: authorize, run, trace.
 
-use crate::acts::Acts;
+use crate::acts::{Act, Acts};
 use crate::authorize::{self, Permit};
 use crate::commands::upgrade::Turn;
-use crate::commands::{import, logs, look, server, token, upgrade};
+use crate::commands::{import, ledger, logs, look, server, token, upgrade};
 use crate::follow::LogFollow;
 use crate::identify::{Door, Operator};
 use crate::problem;
+use model::report::LedgerReport;
 use model::{Command, Problem, Reply, ServerName};
 use oauth::Authority;
 use std::fmt;
@@ -58,6 +59,18 @@ pub struct HostFacts {
     pub state_dir: String,
     /// Whether callers need a token.
     pub auth: bool,
+    /// Looks at the ledger. `None`: there is none.
+    pub ledger: Option<LedgerLook>,
+}
+
+/// Looks at the ledger.
+#[derive(Clone)]
+pub struct LedgerLook(pub Arc<dyn Fn() -> LedgerReport + Send + Sync>);
+
+impl fmt::Debug for LedgerLook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LedgerLook")
+    }
 }
 
 /// The handle that doors hold. Cheap to clone; it has no state of its own.
@@ -174,11 +187,32 @@ impl Control {
         let recorded = changes || matches!(command, Command::Upgrade { .. });
         let Some(acts) = self.parts.acts.as_ref().filter(|_| recorded) else { return self.run(command).await };
         let who = operator.uid().map_or_else(|| operator.principal().to_string(), |uid| format!("uid {uid}"));
-        let about = server.map(ServerName::as_str);
-        let act = acts.begin(&who, &door.to_string(), name, about).await?;
+        let (about, ticket) = ledger::about(acts, &command);
+        let about = about.or_else(|| server.map(ToString::to_string));
+        let act = acts.begin(&who, &door.to_string(), name, (about.as_deref(), ticket.as_deref())).await?;
+        let sets = matches!(command, Command::Start { .. } | Command::Stop { .. } | Command::Remove { .. });
         let result = self.run(command).await;
-        act.end(result.as_ref().err()).await?;
-        result
+        let recorded = match &result {
+            Ok(Outcome::Reply(Reply::Imported { added, replaced, .. })) => {
+                self.record_servers(&act, added.iter().chain(replaced)).await
+            }
+            // What failed may have been done in part.
+            _ if sets => self.record_servers(&act, server.into_iter()).await,
+            _ => Ok(()),
+        };
+        act.end(result.as_ref().err().or(recorded.as_ref().err())).await?;
+        recorded.and(result)
+    }
+
+    /// Records what servers are from here on.
+    async fn record_servers(&self, act: &Act, servers: impl Iterator<Item = &ServerName>) -> Result<(), Problem> {
+        for name in servers {
+            let stored = self.parts.store.server(name).await;
+            let spec =
+                stored.map_err(|error| problem::failed("record what the server is now", error.blame(), &error))?;
+            act.set(name, spec.as_ref()).await?;
+        }
+        Ok(())
     }
 
     async fn run(&self, command: Command) -> Result<Outcome, Problem> {
@@ -198,11 +232,15 @@ impl Control {
             Command::Upgrade { program } => upgrade::upgrade(parts, program).await,
             Command::Import { servers, replace } => import::import(parts, servers, replace).await,
             Command::Access { server } => token::access(parts, &server).await,
-            Command::TokenCreate { principal, server, expires_in_s } => {
-                token::create(parts, principal, server, expires_in_s).await
+            Command::TokenCreate { principal, server, expires_in_s, audit } => {
+                token::create(parts, principal, server, expires_in_s, audit).await
             }
             Command::Tokens => Ok(token::list(parts)),
             Command::TokenRevoke { id } => token::revoke(parts, &id).await,
+            Command::Pseudonyms => Ok(ledger::pseudonyms(parts)),
+            Command::Content { index } => ledger::content(parts, index),
+            Command::LedgerErase { principal, .. } => ledger::erase(parts, &principal).await,
+            Command::LedgerPrune { before } => ledger::prune(parts, before).await,
         };
         reply.map(Outcome::Reply)
     }
@@ -211,8 +249,10 @@ impl Control {
 /// Whether the host can take calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
-    /// Whether every enabled server can take a call now.
+    /// Whether every enabled server can take a call now, and the ledger its records.
     pub ready: bool,
+    /// Why the ledger takes none.
+    pub ledger: Option<String>,
     /// Each enabled server that cannot: name, state in one word, reason.
     pub waiting: Vec<(String, String, Option<String>)>,
 }

@@ -10,10 +10,10 @@ mod follow;
 mod identify;
 mod problem;
 
-pub use acts::Acts;
+pub use acts::{Acts, OpenActs};
 pub use commands::import::{Imported, put_servers};
 pub use commands::upgrade::Turn;
-pub use execute::{Control, HostFacts, HostKind, Outcome, Readiness, Upgrade};
+pub use execute::{Control, HostFacts, HostKind, LedgerLook, Outcome, Readiness, Upgrade};
 pub use follow::LogFollow;
 pub use identify::{Door, Evidence, Operator, identify};
 pub use problem::hide_tokens;

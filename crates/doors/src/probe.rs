@@ -134,7 +134,7 @@ fn answer(method: &Method, path: &str, headers: &HeaderMap, knows: &impl Knows) 
     if path == "/metrics" {
         return respond(StatusCode::OK, stdx::meter::CONTENT_TYPE, knows.metrics());
     }
-    let State::Serving(Readiness { ready, waiting }) = knows.state() else {
+    let State::Serving(Readiness { ready, waiting, ledger }) = knows.state() else {
         let body = format!("{}\n", json!({"ready": false, "state": "stopping", "waiting": []}));
         return respond(StatusCode::SERVICE_UNAVAILABLE, "application/json", body);
     };
@@ -143,7 +143,11 @@ fn answer(method: &Method, path: &str, headers: &HeaderMap, knows: &impl Knows) 
         .map(|(server, health, reason)| json!({"server": server, "health": health, "reason": reason}))
         .collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    respond(status, "application/json", format!("{}\n", json!({"ready": ready, "waiting": waiting})))
+    let mut body = json!({"ready": ready, "waiting": waiting});
+    if let Some(why) = ledger {
+        body["ledger"] = json!({"refusing": why});
+    }
+    respond(status, "application/json", format!("{body}\n"))
 }
 
 /// Exactly one `Host`, and it is a loopback address or `localhost`.
@@ -184,7 +188,7 @@ mod tests {
             let Some(ready) = self.0 else { return State::Stopping };
             let waiting =
                 if ready { vec![] } else { vec![("a".to_owned(), "failing".to_owned(), Some("exit 1".to_owned()))] };
-            State::Serving(Readiness { ready, waiting })
+            State::Serving(Readiness { ready, waiting, ledger: None })
         }
 
         fn metrics(&self) -> String {

@@ -38,11 +38,13 @@ impl Host {
             identity: stdx::random::handle().unwrap(),
             public_url: "http://127.0.0.1:1".to_owned(),
             limits: supervisor::Limits::default(),
+            scribe: None,
         };
         let keeper_thread = keeper::in_thread(dir.path()).unwrap();
         let keeper = Keeper::attach(Place::Socket(keeper_thread.socket().to_path_buf())).await.unwrap();
         let supervisor = Supervisor::start(store.clone(), settings, keeper, None).await.unwrap();
         let facts = HostFacts {
+            ledger: None,
             kind,
             version: "1.2.3".to_owned(),
             pid: 7,
@@ -117,7 +119,12 @@ async fn a_server_that_is_not_there_is_not_found_by_any_command() {
         Command::Start { server: server() },
         Command::Remove { server: server() },
         Command::Access { server: server() },
-        Command::TokenCreate { principal: "me".parse().unwrap(), server: Some(server()), expires_in_s: None },
+        Command::TokenCreate {
+            principal: "me".parse().unwrap(),
+            server: Some(server()),
+            expires_in_s: None,
+            audit: false,
+        },
     ] {
         let problem = host.ask(command.clone()).await.unwrap_err();
         assert_eq!(problem.code, ProblemCode::NotFound, "{command:?}: {problem}");
@@ -134,8 +141,12 @@ async fn a_server_that_is_not_there_is_not_found_by_any_command() {
 async fn tokens_open_what_they_were_made_for_until_they_are_revoked() {
     let host = Host::start().await;
     host.ask(Command::Import { servers: vec![quiet("a"), quiet("b")], replace: false }).await.unwrap();
-    let create =
-        Command::TokenCreate { principal: "ada".parse().unwrap(), server: Some(name("a")), expires_in_s: Some(60) };
+    let create = Command::TokenCreate {
+        principal: "ada".parse().unwrap(),
+        server: Some(name("a")),
+        expires_in_s: Some(60),
+        audit: false,
+    };
     let Reply::TokenCreated { token, report } = host.ask(create).await.unwrap() else { panic!("no token") };
     assert_eq!(host.authority.verify(&token, &name("a")).unwrap().principal().as_str(), "ada");
     assert!(host.authority.verify(&token, &name("b")).is_err());
@@ -148,7 +159,8 @@ async fn tokens_open_what_they_were_made_for_until_they_are_revoked() {
     };
     assert_eq!(url, "http://127.0.0.1:1/mcp/b", "the operator's own call does not go through a proxy");
     assert_eq!(host.authority.verify(&token.unwrap(), &name("b")).unwrap().principal().as_str(), "operator");
-    let own = Command::TokenCreate { principal: "operator".parse().unwrap(), server: None, expires_in_s: None };
+    let own =
+        Command::TokenCreate { principal: "operator".parse().unwrap(), server: None, expires_in_s: None, audit: false };
     assert_eq!(host.ask(own).await.unwrap_err().code, ProblemCode::Usage);
     host.stop().await;
 }
@@ -294,7 +306,8 @@ async fn what_is_so_already_is_said_and_a_stopped_server_is_not_restarted() {
 async fn a_whole_token_can_be_revoked_and_is_never_echoed() {
     let host = Host::start().await;
     host.ask(Command::Import { servers: vec![quiet("a")], replace: false }).await.unwrap();
-    let create = Command::TokenCreate { principal: "ada".parse().unwrap(), server: None, expires_in_s: None };
+    let create =
+        Command::TokenCreate { principal: "ada".parse().unwrap(), server: None, expires_in_s: None, audit: false };
     let Reply::TokenCreated { token, report } = host.ask(create).await.unwrap() else { panic!("no token") };
     let reply = host.ask(Command::TokenRevoke { id: token.clone() }).await.unwrap();
     assert_eq!(reply, Reply::Done { text: format!("the token {} is refused from now on", report.id) });

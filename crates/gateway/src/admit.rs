@@ -1,5 +1,6 @@
 //! The gate: Host, Origin, address and bearer token, in this order, before a byte of the body is read.
 
+use crate::denied::Whose;
 use crate::error::GateError;
 use crate::listen::Host;
 use crate::settings::{Auth, Settings};
@@ -7,32 +8,55 @@ use crate::timing::Arrival;
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use model::{Principal, ServerName};
-use oauth::Verified;
+use oauth::{Denied, Verified};
 use std::sync::Arc;
 use supervisor::ServerMeter;
 
 /// Proof that a request may speak to a server as a principal. Made only by [`admit`].
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
+    requester: Arc<Requester>,
+    arrival: Arrival,
+    meter: Option<Arc<ServerMeter>>,
+}
+
+/// Who asks which server.
+#[derive(Debug)]
+pub(crate) struct Requester {
     server: ServerName,
     principal: Principal,
     token: Option<Verified>,
-    arrival: Arrival,
-    meter: Option<Arc<ServerMeter>>,
+}
+
+impl Requester {
+    pub(crate) fn server(&self) -> &ServerName {
+        &self.server
+    }
+
+    /// As the ledger is told of them.
+    pub(crate) fn whose(&self) -> Whose {
+        let token = self.token.as_ref().map(|token| token.token_id().to_owned());
+        Whose { principal: self.principal.clone(), token }
+    }
 }
 
 impl Admitted {
     /// What the caller showed; `None` where nobody is asked.
     pub(crate) fn token(&self) -> Option<&Verified> {
-        self.token.as_ref()
+        self.requester.token.as_ref()
     }
 
     pub(crate) fn server(&self) -> &ServerName {
-        &self.server
+        &self.requester.server
     }
 
     pub(crate) fn principal(&self) -> &Principal {
-        &self.principal
+        &self.requester.principal
+    }
+
+    /// Who asks, to be kept longer than the request.
+    pub(crate) fn requester(&self) -> &Arc<Requester> {
+        &self.requester
     }
 
     /// The same for a server that is hosted: its calls are counted there.
@@ -88,19 +112,40 @@ pub(crate) fn admit(host: &Host, parts: &Parts, server: ServerName) -> Result<Ad
             let bearer = bearer(parts)?;
             match host.authority.verify(bearer, &server) {
                 Ok(verified) => (verified.principal().clone(), Some(verified)),
-                Err(denied) => {
-                    tracing::info!(%server, reason = %denied, "a token was refused");
-                    return Err(GateError::BadToken);
+                Err(why) => {
+                    tracing::info!(%server, reason = %why, "a token was refused");
+                    let whose = host.authority.whose(bearer);
+                    let whose = whose.map(|(principal, token)| Whose { principal, token: Some(token) });
+                    return Err(GateError::BadToken { why, whose: whose.map(Box::new) });
                 }
             }
         }
     };
-    Ok(Admitted { server, principal, token, arrival, meter: None })
+    let requester = Arc::new(Requester { server, principal, token });
+    Ok(Admitted { requester, arrival, meter: None })
+}
+
+/// Whether a request may read the whole ledger.
+pub(crate) fn admit_audit(host: &Host, parts: &Parts) -> Result<(), GateError> {
+    if host.settings.auth == Auth::Open {
+        return Ok(());
+    }
+    match host.authority.verify_audit(bearer(parts)?) {
+        Ok(_) => Ok(()),
+        Err(denied) => {
+            tracing::info!(reason = %denied, "a token was refused at the ledger");
+            Err(if denied == Denied::WrongKind {
+                GateError::NoAudit
+            } else {
+                GateError::BadToken { why: denied, whose: None }
+            })
+        }
+    }
 }
 
 fn bearer(parts: &Parts) -> Result<&str, GateError> {
     let value = only(parts, AUTHORIZATION, "Authorization")?.ok_or(GateError::NoToken)?;
-    let text = value.to_str().map_err(|_| GateError::BadToken)?;
+    let text = value.to_str().map_err(|_| GateError::BadToken { why: Denied::Malformed, whose: None })?;
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err(GateError::NoToken),
@@ -159,6 +204,7 @@ mod tests {
             limits: crate::Limits::default(),
             leaving: crate::pass::Leaving::default(),
             book: None,
+            audit: None,
         }
     }
 

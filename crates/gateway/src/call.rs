@@ -1,6 +1,7 @@
 //! The story of one call: an instance is leased, the request is sent with an id of ours, and whatever the server says
 //! about it goes back to the caller, until the answer, the end of the server, the deadline or the caller's leaving.
 
+use crate::book::{Going, Unrecorded};
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::held::{self, Kept};
@@ -133,14 +134,9 @@ async fn exchange(
                 return left_or_late.map(|_| End::Silence);
             }
         };
-        if let Some(book) = &host.settings.book {
-            match book.intend(permit, asked, hosted, &lease).await {
-                Ok(intent) => reply.course().intends(intent),
-                Err(unrecorded) => {
-                    lease.release();
-                    return Err(unrecorded.into());
-                }
-            }
+        if let Err(unrecorded) = recorded(host, permit, asked, &lease, reply).await {
+            lease.release();
+            return Err(unrecorded.into());
         }
         match send(asked, &lease, &sent, subject, turn, reply).await {
             Ok(pending) => {
@@ -173,6 +169,22 @@ async fn exchange(
             }
         }
     }
+}
+
+/// Records that the call is about to reach the process of `lease`.
+async fn recorded(
+    host: &Host,
+    permit: &Permit,
+    asked: &Asked,
+    lease: &Lease,
+    reply: &mut Reply,
+) -> Result<(), Unrecorded> {
+    let Some(book) = &host.settings.book else { return Ok(()) };
+    let (message, session) = (&asked.message, asked.session.as_deref());
+    let going =
+        Going { message, session, instance: lease.instance(), follows: None, receipt: reply.course().wants_receipt() };
+    reply.course().intends(book.intend(permit, going).await?);
+    Ok(())
 }
 
 /// An instance, however long its start takes; the caller's stream is kept awake meanwhile. `None` if the caller left.

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use wire::param::PREFIX;
 
-const SENT: &str = "Authorization, Content-Type, Accept, Last-Event-ID, MCP-Protocol-Version, Mcp-Session-Id, Mcp-Method, Mcp-Name, X-Staithe-Timing";
+const SENT: &str = "Authorization, Content-Type, Accept, Last-Event-ID, MCP-Protocol-Version, Mcp-Session-Id, Mcp-Method, Mcp-Name, X-Staithe-Timing, X-Staithe-Receipt";
 /// More than any tool mirrors.
 const MOST_PARAMS: usize = 64;
 const READ: &str = "Mcp-Session-Id, WWW-Authenticate, Retry-After, Server-Timing";

@@ -8,11 +8,13 @@
 //! connection. There, and where a stream is open already, `data.retryAfterMs` says when.
 
 use crate::book::Unrecorded;
+use crate::denied::{TurnedAway, Whose};
 use crate::reply::{Body, json};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use model::{Blame, ServerName, Span};
+use oauth::Denied;
 use std::time::Duration;
 use supervisor::{Absent, ExitReport, NoLookup, NoSession, NotKept, Outcome, Stalled, Unanswered};
 use wire::bridge::Delivery;
@@ -35,7 +37,22 @@ pub(crate) enum GateError {
     #[error("a bearer token is needed: send `Authorization: Bearer <token>`")]
     NoToken,
     #[error("the bearer token is not valid for this server; ask the operator for a new one")]
-    BadToken,
+    BadToken {
+        /// For the ledger: the caller learns only that it is so.
+        why: Denied,
+        /// Whose it was.
+        whose: Option<Box<Whose>>,
+    },
+    #[error(
+        "this token does not open the ledger; the operator makes one that does with `staithe token create --audit`"
+    )]
+    NoAudit,
+    #[error("there is no such thing in this ledger: {0}")]
+    NotInLedger(&'static str),
+    #[error("addresses of the ledger take GET and HEAD")]
+    OnlyRead,
+    #[error("the ledger cannot be read now; try again, and if it stays so, `staithe status` says how it is")]
+    Unreadable,
     #[error("another process of this host has taken over; send the request again on a new connection")]
     Moved,
     /// It was carried to another daemon, which ended.
@@ -187,10 +204,12 @@ impl Unasked {
 impl GateError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
-            Self::NoSuchPath | Self::NoSuchSession => StatusCode::NOT_FOUND,
-            Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
-            Self::Method | Self::NoStreamWithoutSession | Self::NoPost => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Host(_) | Self::Origin(_) | Self::NoAudit => StatusCode::FORBIDDEN,
+            Self::NoSuchPath | Self::NoSuchSession | Self::NotInLedger(_) => StatusCode::NOT_FOUND,
+            Self::NoToken | Self::BadToken { .. } => StatusCode::UNAUTHORIZED,
+            Self::Method | Self::NoStreamWithoutSession | Self::NoPost | Self::OnlyRead => {
+                StatusCode::METHOD_NOT_ALLOWED
+            }
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotAcceptable | Self::NoEvents => StatusCode::NOT_ACCEPTABLE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -198,7 +217,43 @@ impl GateError {
             Self::Repeated(_) | Self::NotKept(_) | Self::ModernOverSse | Self::Initialized => StatusCode::BAD_REQUEST,
             Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unheard => StatusCode::BAD_GATEWAY,
-            Self::Streams { .. } | Self::NoLookup(_) | Self::Moved => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Streams { .. } | Self::NoLookup(_) | Self::Moved | Self::Unreadable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The short name of it in the ledger.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Host(_) => "host_not_allowed",
+            Self::Origin(_) => "origin_not_allowed",
+            Self::NoSuchPath => "no_such_path",
+            Self::NoToken | Self::BadToken { why: Denied::Missing, .. } => "no_token",
+            Self::BadToken { why: Denied::Malformed | Denied::Unknown, .. } => "unknown_token",
+            Self::BadToken { why: Denied::Expired, .. } => "expired_token",
+            Self::BadToken { why: Denied::Revoked, .. } => "revoked_token",
+            Self::BadToken { why: Denied::WrongKind, .. } => "token_for_the_ledger",
+            Self::BadToken { why: Denied::WrongServer, .. } => "token_for_another_server",
+            Self::NoAudit => "token_for_servers",
+            Self::NotInLedger(_) => "not_in_ledger",
+            Self::Unreadable => "ledger_unreadable",
+            Self::Moved => "moved",
+            Self::Unheard => "outcome_unknown",
+            Self::Method | Self::NoPost | Self::OnlyRead => "method_not_allowed",
+            Self::NoStreamWithoutSession => "no_session",
+            Self::ModernOverSse => "modern_over_sse",
+            Self::Initialized => "initialized_already",
+            Self::NoRandomness => "no_randomness",
+            Self::NoSuchSession => "no_such_session",
+            Self::ContentType => "no_json",
+            Self::NotAcceptable | Self::NoEvents => "not_acceptable",
+            Self::TooLarge { .. } => "body_too_large",
+            Self::Incomplete => "body_incomplete",
+            Self::NotKept(_) => "events_not_kept",
+            Self::NoLookup(_) => "session_not_looked_up",
+            Self::Repeated(_) => "repeated_header",
+            Self::Streams { .. } => "too_many_streams",
         }
     }
 
@@ -217,12 +272,19 @@ impl GateError {
             Self::NoToken => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="staithe""#));
             }
-            Self::BadToken => {
+            Self::BadToken { .. } => {
                 let value = HeaderValue::from_static(r#"Bearer realm="staithe", error="invalid_token""#);
                 headers.insert(WWW_AUTHENTICATE, value);
             }
             Self::Method | Self::NoStreamWithoutSession => {
                 headers.insert(http::header::ALLOW, HeaderValue::from_static("POST, GET, DELETE, OPTIONS"));
+            }
+            Self::OnlyRead => {
+                headers.insert(http::header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            }
+            Self::NoAudit => {
+                let value = HeaderValue::from_static(r#"Bearer realm="staithe", error="insufficient_scope""#);
+                headers.insert(WWW_AUTHENTICATE, value);
             }
             // A JSON-RPC error would tell a client that looks for its transport to look no further (E86).
             Self::NoPost => {
@@ -234,6 +296,11 @@ impl GateError {
         }
         if let Some(value) = self.retry_header() {
             response.headers_mut().insert(RETRY_AFTER, value);
+        }
+        // What was carried to another daemon is that one's to record.
+        if !matches!(self, Self::Unheard) {
+            let whose = if let Self::BadToken { whose, .. } = self { whose.clone() } else { None };
+            response.extensions_mut().insert(TurnedAway { reason: self.name(), whose });
         }
         response
     }
@@ -393,6 +460,7 @@ impl CallError {
         if let Some(value) = self.retry_header(Era::Modern) {
             response.headers_mut().insert(RETRY_AFTER, value);
         }
+        response.extensions_mut().insert(TurnedAway::for_reason(self.name()));
         response
     }
 }
@@ -407,7 +475,23 @@ fn seconds(after: Duration) -> HeaderValue {
 pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
     let id = refusal.id.as_ref().map(Bytes::as_ref);
     let body = code::error_body(id, refusal.code, &refusal.message, refusal.data.as_deref());
-    json(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), body)
+    let mut response = json(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST), body);
+    response.extensions_mut().insert(TurnedAway::for_reason(refusal_name(refusal)));
+    response
+}
+
+/// The short name of a refusal of the ladder in the ledger.
+fn refusal_name(refusal: &Refusal) -> &'static str {
+    match refusal.code {
+        code::PARSE => "no_json",
+        code::METHOD_NOT_FOUND => "unknown_method",
+        code::INVALID_PARAMS => "invalid_params",
+        code::HEADER_MISMATCH => "header_mismatch",
+        code::MISSING_CAPABILITY => "missing_capability",
+        code::UNSUPPORTED_VERSION => "unsupported_version",
+        _ if refusal.status == 404 => "no_such_session",
+        _ => "invalid_request",
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@
 //! [`Retrying::attach`] hands it to the task, which gives each answer to the server at most once; [`Kept`] is what is left
 //! after the end, for who comes late or asks twice.
 
+mod retry;
 mod table;
 
-use crate::admit::Admitted;
 use crate::call::{Asked, Clock, End, Happened, note_body};
 use crate::error::CallError;
 use crate::listen::Host;
@@ -18,13 +18,14 @@ use crate::permit::Permit;
 use crate::reply::Reply;
 use bytes::Bytes;
 use model::Blame;
+use model::record::CallId;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use supervisor::{Caller, ExitReport, Item, Lease, Level, Outcome as Counted, Pending, Question, Turn, Wish};
-use tokio::sync::mpsc;
+use supervisor::{ExitReport, Instance, Item, Lease, Outcome as Counted, Pending, Question, Turn, Wish};
 use wire::ask;
 use wire::bridge::Delivery;
 use wire::era::Era;
@@ -32,6 +33,8 @@ use wire::message::Message;
 use wire::request_state::Ticket;
 use wire::scan::Span;
 
+pub(crate) use retry::{Came, Retrying, retry};
+use retry::{Retry, recorded};
 use table::{Place, RETRIES, Voice};
 pub(crate) use table::{Table, url_round};
 
@@ -58,6 +61,7 @@ pub(crate) async fn hold(
         }
     };
     let now = monotonic();
+    let first_call = reply.course().recorded_as();
     let waiter = Waiter { reply: reply.take(), message: asked.message.clone(), _permit: None };
     let limits = &host.settings.limits;
     let mut held = Held {
@@ -65,6 +69,7 @@ pub(crate) async fn hold(
         asked,
         lease,
         voice: Voice::of(asked, lease),
+        first_call,
         pending,
         place,
         waiters: vec![waiter],
@@ -92,6 +97,8 @@ struct Held<'a> {
     asked: &'a Asked,
     lease: &'a Lease,
     voice: Voice,
+    /// As what it began in the ledger.
+    first_call: Option<CallId>,
     pending: Pending,
     place: Place,
     /// Requests that wait for the call now: one, or the same one repeated.
@@ -294,6 +301,8 @@ impl Held<'_> {
             return fail(retry.reply, &CallError::State, Era::Modern, retry.message.id().as_deref()).await;
         }
         let Some(turn) = self.turn(&mut retry.reply).await else { return };
+        // Before the server hears anything of it.
+        let Some(mut retry) = recorded(self.host, retry, self.lease.instance(), self.first_call).await else { return };
         retry.reply.course().sent(self.pending.id());
         // First of all, so that what the server asks next is judged by this request's abilities.
         let wish = retry.level.map_or(Wish::Nothing, Wish::AtLeast);
@@ -364,7 +373,7 @@ impl Held<'_> {
 
     /// The call is over: everybody who waits is told, the server is told what it waits for in vain.
     async fn over(self, outcome: Outcome) -> End {
-        let Self { host, voice, pending, place, waiters, open, round, patience, .. } = self;
+        let Self { host, lease, voice, first_call, pending, place, waiters, open, round, patience, .. } = self;
         closing(&voice, &pending, round, &outcome);
         let orphaned = match &outcome {
             // Who comes back may still say what was asked.
@@ -392,7 +401,8 @@ impl Held<'_> {
             waiter.reply.finish(delivery).await;
         }
         let until = if delivered { monotonic() + host.settings.limits.held_kept } else { patience };
-        let kept = Kept { voice, outcome, place, open: orphaned, delivered, until };
+        let instance = lease.instance().clone();
+        let kept = Kept { voice, instance, first_call, outcome, place, open: orphaned, delivered, until };
         End::Held(Box::new(kept))
     }
 }
@@ -466,72 +476,14 @@ impl Outcome {
     }
 }
 
-// ---- the next request ---------------------------------------------------------------------------------------------
-
-/// A request that comes with a state of ours.
-pub(crate) enum Came {
-    /// Back to its held call.
-    Back(Box<Retrying>),
-    /// To be made anew (B6).
-    Anew,
-}
-
-/// A verified retry, and where its call is.
-pub(crate) struct Retrying {
-    to: mpsc::Sender<Retry>,
-    message: Message,
-    profile: Bytes,
-    level: Option<Level>,
-    answers: Vec<(String, Span)>,
-}
-
-struct Retry {
-    reply: Reply,
-    message: Message,
-    profile: Bytes,
-    level: Option<Level>,
-    answers: Vec<(String, Span)>,
-    permit: Permit,
-}
-
-/// What a request with `requestState` comes back to. One refusal for every reason: whoever has a state that is not his
-/// learns nothing. (E170, E171, E176, E197)
-pub(crate) fn retry(
-    host: &Host,
-    admitted: &Admitted,
-    caller: &Caller,
-    message: &Message,
-    level: Option<Level>,
-) -> Result<Option<Came>, CallError> {
-    let Some(state) = ask::state(message) else { return Ok(None) };
-    let state = state.ok_or(CallError::State)?;
-    let voice = Voice::asking(admitted.server(), caller, message);
-    let ticket = voice.open(&host.held, &state).ok_or(CallError::State)?;
-    let answers = ask::answers(message).map_err(|ask::Malformed| CallError::Answers)?;
-    let Some(id) = ticket.held else { return Ok(Some(Came::Anew)) };
-    let to = host.held.find(&id, &voice, ticket.instance).ok_or(CallError::State)?;
-    let (message, profile) = (message.clone(), caller.profile.clone());
-    Ok(Some(Came::Back(Box::new(Retrying { to, message, profile, level, answers }))))
-}
-
-impl Retrying {
-    /// Hands the request to the task of its call.
-    pub(crate) async fn attach(self, permit: Permit, reply: Reply) {
-        let Self { to, message, profile, level, answers } = self;
-        let retry = Retry { reply, message, profile, level, answers, permit };
-        if let Err(mpsc::error::TrySendError::Full(retry) | mpsc::error::TrySendError::Closed(retry)) =
-            to.try_send(retry)
-        {
-            fail(retry.reply, &CallError::State, Era::Modern, retry.message.id().as_deref()).await;
-        }
-    }
-}
-
 // ---- after the end ------------------------------------------------------------------------------------------------
 
 /// The end of a held call, for who has not heard it and for who asks again.
 pub(crate) struct Kept {
     voice: Voice,
+    /// Where it ran.
+    instance: Arc<Instance>,
+    first_call: Option<CallId>,
     outcome: Outcome,
     place: Place,
     /// What the server asked and does not need any more; an answer is passed on all the same.
@@ -555,7 +507,9 @@ impl Kept {
                 () = tokio::time::sleep_until(self.until.into()) => None,
                 () = host.stopping.cancelled() => None,
             };
-            let Some(Retry { mut reply, message, answers, permit, .. }) = retry else { break };
+            let Some(retry) = retry else { break };
+            let recorded = Box::pin(recorded(host, retry, &self.instance, self.first_call));
+            let Some(Retry { mut reply, message, answers, permit, .. }) = recorded.await else { continue };
             give(&mut self.open, &message, &answers);
             let delivery = self.voice.delivery(&host.held, &host.settings.limits, &self.outcome, &message);
             self.outcome.count(&mut reply);
@@ -577,11 +531,5 @@ impl Kept {
             Outcome::Answer(message) => message.bytes().len(),
             _ => 0,
         }
-    }
-}
-
-impl std::fmt::Debug for Retry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Retry")
     }
 }

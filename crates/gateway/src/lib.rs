@@ -8,11 +8,13 @@
 //! one table of statuses and codes.
 
 mod admit;
+mod audit;
 mod batch;
 mod book;
 mod call;
 mod cors;
 mod deadline;
+mod denied;
 mod error;
 mod feed;
 mod held;
@@ -23,6 +25,7 @@ mod open;
 mod pass;
 mod permit;
 mod post;
+mod receipt;
 mod reply;
 mod rounds;
 mod routes;
@@ -34,7 +37,8 @@ mod timing;
 mod tools;
 mod trace;
 
-pub use book::{Book, OpenCalls};
+pub use audit::Audit;
+pub use book::{Book, OpenCalls, Rules, Stale};
 pub use listen::serve;
 pub use meters::Meters;
 pub use pass::Leaving;

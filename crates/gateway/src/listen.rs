@@ -21,6 +21,7 @@ use std::time::Duration;
 use supervisor::Supervisor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -70,6 +71,7 @@ pub async fn serve(
         stopping: shutdown.child_token(),
     });
     let connections = TaskTracker::new();
+    let denials = Denials::begin(&host);
     let over = async {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -101,6 +103,32 @@ pub async fn serve(
     host.stopping.cancel();
     if tokio::time::timeout(patience, connections.wait()).await.is_err() {
         tracing::warn!("some calls had not finished when the host stopped");
+    }
+    denials.end().await;
+}
+
+/// The task that writes down who was turned away.
+struct Denials {
+    over: CancellationToken,
+    task: Option<JoinHandle<Option<()>>>,
+}
+
+impl Denials {
+    fn begin(host: &Host) -> Self {
+        let over = CancellationToken::new();
+        let task = host.settings.book.clone().map(|book| {
+            let over = over.clone();
+            stdx::task::spawn("denied requests", async move { book.keep_denials(over).await })
+        });
+        Self { over, task }
+    }
+
+    /// Everybody is written down when it returns, as far as the ledger takes it.
+    async fn end(self) {
+        self.over.cancel();
+        if let Some(task) = self.task {
+            drop(task.await);
+        }
     }
 }
 
@@ -158,7 +186,12 @@ async fn connection(host: Arc<Host>, stream: TcpStream, _place: OwnedSemaphorePe
         two.store(!http_1, Ordering::Relaxed);
         async move {
             let mut response = match host.settings.leaving.to().await {
-                Some(to) => pass::pass(request, to).await,
+                Some(to) => {
+                    let path = request.uri().path().to_owned();
+                    let mut response = pass::pass(request, to).await;
+                    routes::note(&host, &path, None, &mut response);
+                    response
+                }
                 None => routes::answer(host, request).await,
             };
             if http_1 && last.is_cancelled() {

@@ -12,7 +12,7 @@ use crate::subscribe;
 use crate::tools::Mirrored;
 use bytes::Bytes;
 use std::sync::Arc;
-use supervisor::{Absent, Caller, Hosted, Level};
+use supervisor::{Absent, Caller, Hosted, Level, Outcome};
 use wire::ask;
 use wire::bridge::Delivery;
 use wire::era::Era;
@@ -29,6 +29,7 @@ const LISTEN: &str = "subscriptions/listen";
 pub(crate) fn request(host: Arc<Host>, admitted: &Admitted, message: Message, mirrored: Mirrored, mut reply: Reply) {
     let permit = host.shares.permit(admitted);
     reply.course().judged(&message);
+    reply.course().reads(&message);
     let admitted = admitted.clone();
     stdx::task::spawn("modern call", async move {
         let id = message.id();
@@ -73,6 +74,7 @@ async fn serve(host: Arc<Host>, admitted: &Admitted, permit: Permit, asked: Box<
             if let Some(value) = error.retry_header() {
                 reply.header("retry-after", value);
             }
+            reply.course().failed(Outcome::CallerError, error.name());
             Box::pin(reply.finish(Delivery { body, status: 503 })).await;
         }
     }

@@ -46,6 +46,7 @@ async fn opened(
 ) {
     let id = message.id().unwrap_or_default();
     reply.course().judged(&message);
+    reply.course().reads(&message);
     let channel = channel.as_deref();
     let failed = match begin(&host, &admitted, &message, revision, channel).await {
         Err(error) => error,

@@ -224,7 +224,7 @@ impl Reply {
 
     /// It is no call but lasts as long as its client: its time says nothing.
     pub(crate) fn lasts(&mut self) {
-        self.course = Course::default();
+        self.course.lasts();
     }
 
     /// Adds a header to the response. Has no effect once the stream is open.
@@ -350,12 +350,19 @@ impl Reply {
                 let mut response = json(status, delivery.body);
                 response.headers_mut().extend(self.headers);
                 if self.moved {
-                    response.extensions_mut().insert(Moved);
+                    let extensions = response.extensions_mut();
+                    extensions.insert(Moved);
+                    course.may_be_turned_away().map(|away| extensions.insert(away));
+                } else {
+                    course.turned_away();
                 }
                 // A client that left needs no answer.
                 let _ = sender.send(response);
             }
-            _ => Box::pin(self.deliver(delivery, course.shown())).await,
+            _ => {
+                course.turned_away();
+                Box::pin(self.deliver(delivery, course.shown())).await;
+            }
         }
         course.end();
     }

@@ -61,9 +61,10 @@ pub(crate) async fn request(
     admitted: &Admitted,
     session: Arc<Session>,
     message: Message,
-    reply: Reply,
+    mut reply: Reply,
 ) -> Option<Response<Body>> {
     let mut level = None;
+    reply.course().reads(&message);
     // Boxed, all of it: calls come this way too, and need none of it.
     match message.method() {
         // A ping asks about the connection, and the client's connection ends here (E206).

@@ -1,5 +1,6 @@
 //! What the public face is told once, and every bound it keeps.
 
+use crate::audit::Audit;
 use crate::book::Book;
 use crate::pass::Leaving;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub leaving: Leaving,
     /// Where calls are recorded. `None`: nowhere.
     pub book: Option<Book>,
+    /// The ledger, as others may read it. `None`: nobody may.
+    pub audit: Option<Audit>,
 }
 
 /// Every bound, with its default and why.

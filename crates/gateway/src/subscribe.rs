@@ -2,6 +2,7 @@
 //! front of either era. (B16–B18; E155–E164)
 
 use crate::admit::Admitted;
+use crate::book::{Going, Intent};
 use crate::call::{Asked, Clock};
 use crate::error::CallError;
 use crate::listen::Host;
@@ -12,7 +13,7 @@ use crate::tools::{self, Sent};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use supervisor::{Absent, Hosted, Item, Listening, Pending, Session, Subscribed, Unanswered};
+use supervisor::{Absent, Hosted, Instance, Item, Listening, Pending, Session, Subscribed, Unanswered};
 use wire::bridge::{self, Delivery, Leg};
 use wire::era::Era;
 use wire::message::Message;
@@ -63,7 +64,7 @@ impl Listen<'_> {
     async fn carry(&mut self, permit: &Permit, reply: &mut Reply) -> Result<End, CallError> {
         loop {
             let hosted = self.host.supervisor.hosted(permit.server())?;
-            let wait = match self.at(&hosted, reply).await {
+            let wait = match self.at(&hosted, permit, reply).await {
                 Ok(Turn::Ended(end)) => return Ok(end),
                 Ok(Turn::Next) => continue,
                 Err(CallError::Absent(Absent::Stopped(_))) if self.host.supervisor.replaced(&hosted) => continue,
@@ -87,7 +88,7 @@ impl Listen<'_> {
         End::Answer(Delivery { body: subscription::end(&self.id), status: 200 })
     }
 
-    async fn at(&mut self, hosted: &Arc<Hosted>, reply: &mut Reply) -> Result<Turn, CallError> {
+    async fn at(&mut self, hosted: &Arc<Hosted>, permit: &Permit, reply: &mut Reply) -> Result<Turn, CallError> {
         let limits = &self.host.settings.limits;
         let caller = &self.asked.caller;
         let starting = async {
@@ -104,10 +105,18 @@ impl Listen<'_> {
                     return Err(error);
                 }
             };
+            if let Err(error) = self.recorded(permit, lease.instance(), reply).await {
+                lease.release();
+                return Err(error);
+            }
             let pending = lease.instance().begin_lasting();
             // Its place in a pool is for calls.
             lease.release();
             return self.forwarded(&sent, pending, reply).await;
+        }
+        if let Err(error) = self.recorded(permit, lease.instance(), reply).await {
+            lease.release();
+            return Err(error);
         }
         let listening = lease.listen(self.filter.clone());
         lease.release();
@@ -115,6 +124,15 @@ impl Listen<'_> {
         let turn = self.bridged(&listening, reply).await;
         listening.close().await;
         Ok(turn)
+    }
+
+    /// Records that the listen is about to reach a process. What it was at before has ended.
+    async fn recorded(&self, permit: &Permit, instance: &Arc<Instance>, reply: &mut Reply) -> Result<(), CallError> {
+        let Some(book) = &self.host.settings.book else { return Ok(()) };
+        reply.course().was_not_sent().await?;
+        let going = Going { message: &self.asked.message, session: None, instance, follows: None, receipt: false };
+        reply.course().intends(book.intend(permit, going).await?);
+        Ok(())
     }
 
     /// In front of a legacy server: notifications of the process that were asked for, under the name of this listen.
@@ -242,20 +260,25 @@ pub(crate) fn change(
     reply.course().judged(&message);
     stdx::task::spawn("change a subscription", async move {
         let id = message.id().unwrap_or_default();
+        let mut intent = None;
         let changed = async {
             let permit = permit?;
+            let pen = Pen { host: &host, permit: &permit, intent: &mut intent };
             let Some(uri) = message.text(Place::Params, "uri").map(std::borrow::Cow::into_owned) else {
                 return Err(CallError::NoUri);
             };
             let hosted = host.supervisor.hosted(permit.server())?;
             if wanted {
-                subscribe(&hosted, &session, &message, uri).await
+                subscribe(pen, &hosted, &session, &message, uri).await
             } else {
-                unsubscribe(&hosted, &session, &message, uri).await
+                unsubscribe(pen, &hosted, &session, &message, uri).await
             }
         };
         // What was begun with the server is finished, whether its client listens or not.
         let Some(outcome) = reply.awake(&host.settings.limits, false, changed).await else { return };
+        if intent.is_some() {
+            reply.course().intends(intent);
+        }
         match outcome {
             Ok(body) => reply.finish(Delivery { body, status: 200 }).await,
             Err(error) => fail(reply, &error, Era::Legacy, Some(&id)).await,
@@ -263,7 +286,25 @@ pub(crate) fn change(
     });
 }
 
+/// Records what is about to reach a server.
+struct Pen<'a> {
+    host: &'a Host,
+    permit: &'a Permit,
+    intent: &'a mut Option<Intent>,
+}
+
+impl Pen<'_> {
+    async fn intend(self, session: &Session, message: &Message, instance: &Arc<Instance>) -> Result<(), CallError> {
+        if let Some(book) = &self.host.settings.book {
+            let going = Going { message, session: Some(session), instance, follows: None, receipt: false };
+            *self.intent = book.intend(self.permit, going).await?;
+        }
+        Ok(())
+    }
+}
+
 async fn subscribe(
+    pen: Pen<'_>,
     hosted: &Arc<Hosted>,
     session: &Arc<Session>,
     message: &Message,
@@ -275,6 +316,10 @@ async fn subscribe(
     let outcome = if hosted.subscribed(session, &uri) {
         Subscribed::Here
     } else {
+        if let Err(error) = pen.intend(session, message, lease.instance()).await {
+            lease.release();
+            return Err(error);
+        }
         lease.subscribe(session, uri.clone(), Some(message.clone())).await
     };
     lease.release();
@@ -292,6 +337,7 @@ async fn subscribe(
 }
 
 async fn unsubscribe(
+    pen: Pen<'_>,
     hosted: &Arc<Hosted>,
     session: &Arc<Session>,
     message: &Message,
@@ -299,7 +345,10 @@ async fn unsubscribe(
 ) -> Result<Vec<u8>, CallError> {
     let id = message.id().unwrap_or_default();
     if !hosted.subscribed(session, &uri) {
-        return unknown(hosted, session, message).await;
+        return unknown(pen, hosted, session, message).await;
+    }
+    if let Some(instance) = hosted.subscribed_at(session, &uri) {
+        pen.intend(session, message, &instance).await?;
     }
     match hosted.unsubscribe(session, &uri, message.clone()).await {
         None => Ok(empty(&id)),
@@ -311,13 +360,22 @@ async fn unsubscribe(
 }
 
 /// An end of what never began. A legacy server says what it thinks of that.
-async fn unknown(hosted: &Arc<Hosted>, session: &Arc<Session>, message: &Message) -> Result<Vec<u8>, CallError> {
+async fn unknown(
+    pen: Pen<'_>,
+    hosted: &Arc<Hosted>,
+    session: &Arc<Session>,
+    message: &Message,
+) -> Result<Vec<u8>, CallError> {
     let id = message.id().unwrap_or_default();
     let era = hosted.era_for(Era::Legacy).await?;
     if era == Era::Modern {
         return Ok(empty(&id));
     }
     let lease = hosted.lease(session.caller(), Some(session), era).await?;
+    if let Err(error) = pen.intend(session, message, lease.instance()).await {
+        lease.release();
+        return Err(error);
+    }
     let answer = lease.forward(message).await;
     lease.release();
     Ok(answered(&answer?, message, &id))

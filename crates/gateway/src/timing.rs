@@ -1,15 +1,18 @@
 //! Where a call's time goes: a few readings of the clock that travel with its reply, and what becomes of them at its end:
 //! the server's counts, a `Server-Timing` for a client that asked, a record for whoever collects traces.
 
-use crate::admit::Admitted;
-use crate::book::{Intent, Unrecorded};
+use crate::admit::{Admitted, Requester};
+use crate::book::{self, Book, Intent, Unrecorded};
+use crate::denied::{Denial, TurnedAway};
 use crate::error::CallError;
 use crate::listen::Host;
 use crate::meters::Meters;
+use crate::receipt;
 use crate::trace::{CallSpan, TraceContext};
 use http::HeaderValue;
 use http::request::Parts;
-use model::record::Ended;
+use model::record::{CallId, Ended, named};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +35,7 @@ const NAME_CHARS: usize = 128;
 pub(crate) struct Arrival {
     begun: Instant,
     asks: bool,
+    receipt: bool,
     context: Option<Arc<TraceContext>>,
 }
 
@@ -40,7 +44,7 @@ impl Arrival {
     pub(crate) fn of(parts: &Parts, meters: &Meters) -> Self {
         let context = if meters.traces() { TraceContext::of_headers(&parts.headers) } else { None };
         let asks = parts.headers.get(ASKS).is_some_and(|value| value == "1");
-        Self { begun: monotonic(), asks, context: context.map(Arc::new) }
+        Self { begun: monotonic(), asks, receipt: receipt::asked(&parts.headers), context: context.map(Arc::new) }
     }
 }
 
@@ -48,10 +52,25 @@ impl Arrival {
 #[derive(Debug, Default)]
 pub(crate) struct Course {
     followed: Option<Followed>,
+    /// Its client wants a receipt.
+    receipt: bool,
     /// It is in the ledger, and its end is not.
     intent: Option<Intent>,
     /// staithe's name of what it failed with.
     error: Option<&'static str>,
+    /// How it ends, once that is known.
+    outcome: Option<Outcome>,
+    /// Who is turned away if it fails now. Nobody once it is in the ledger.
+    asking: Option<Box<Asking>>,
+}
+
+/// A request that has not reached a process.
+#[derive(Debug)]
+struct Asking {
+    book: Book,
+    requester: Arc<Requester>,
+    method: Option<Cow<'static, str>>,
+    name: Option<String>,
 }
 
 #[derive(Debug)]
@@ -60,7 +79,6 @@ struct Followed {
     /// When each stage but the last ended.
     ends: [Option<Instant>; Stage::ALL.len() - 1],
     asks: bool,
-    outcome: Option<Outcome>,
     meter: Arc<ServerMeter>,
     told: Option<Box<Told>>,
 }
@@ -79,7 +97,10 @@ struct Told {
 impl Course {
     /// Of a request that is known and read.
     pub(crate) fn of(host: &Host, admitted: &Admitted) -> Self {
-        let Some(meter) = admitted.meter() else { return Self::default() };
+        let asking = host.settings.book.as_ref().map(|book| {
+            Box::new(Asking { book: book.clone(), requester: admitted.requester().clone(), method: None, name: None })
+        });
+        let Some(meter) = admitted.meter() else { return Self { asking, ..Self::default() } };
         let arrival = admitted.arrival();
         let told = (host.meters.traces() || host.meters.per_tool()).then(|| {
             Box::new(Told {
@@ -93,9 +114,39 @@ impl Course {
         });
         let mut ends = [None; Stage::ALL.len() - 1];
         ends[Stage::Admission as usize] = Some(monotonic());
-        let followed =
-            Followed { begun: arrival.begun, ends, asks: arrival.asks, outcome: None, meter: meter.clone(), told };
-        Self { followed: Some(followed), ..Self::default() }
+        let followed = Followed { begun: arrival.begun, ends, asks: arrival.asks, meter: meter.clone(), told };
+        Self { followed: Some(followed), asking, receipt: arrival.receipt, ..Self::default() }
+    }
+
+    /// Whether its client is to get a receipt.
+    pub(crate) fn wants_receipt(&self) -> bool {
+        self.receipt
+    }
+
+    /// This is what is asked.
+    pub(crate) fn reads(&mut self, message: &Message) {
+        let Some(asking) = &mut self.asking else { return };
+        let known = wire::method::find(message.method()).map(|row| Cow::Borrowed(row.name));
+        asking.method = Some(known.unwrap_or_else(|| Cow::Owned(named(message.method()).into_owned())));
+        asking.name = book::name(message);
+    }
+
+    /// It has no time of its own: it lasts as long as its client.
+    pub(crate) fn lasts(&mut self) {
+        self.followed = None;
+    }
+
+    /// Notes that it was turned away, where it failed before it was in the ledger.
+    pub(crate) fn turned_away(&mut self) {
+        let (Some(reason), Some(asking)) = (self.error, self.asking.take()) else { return };
+        let Asking { book, requester, method, name } = *asking;
+        let server = requester.server().to_string();
+        book.turned_away(Denial { whose: Some(requester.whose()), server, reason, method, name });
+    }
+
+    /// The same for one that another daemon may yet take: says so of the response.
+    pub(crate) fn may_be_turned_away(&mut self) -> Option<TurnedAway> {
+        self.asking.take().and(self.error).map(TurnedAway::for_reason)
     }
 
     /// It was permitted, or refused: the next stage begins.
@@ -129,9 +180,15 @@ impl Course {
         self.outcome(outcome(answer));
     }
 
-    /// It is in the ledger from here on.
-    pub(crate) fn intends(&mut self, intent: Intent) {
-        self.intent = Some(intent);
+    /// It is in the ledger from here on, unless the operator wants calls to go on without.
+    pub(crate) fn intends(&mut self, intent: Option<Intent>) {
+        self.asking = None;
+        self.intent = intent;
+    }
+
+    /// Under which name it is in the ledger.
+    pub(crate) fn recorded_as(&self) -> Option<CallId> {
+        self.intent.as_ref().map(Intent::call)
     }
 
     /// What it was recorded for did not come to pass: the process had ended.
@@ -144,11 +201,15 @@ impl Course {
 
     /// Records its end, with the answer that its client is about to read. What cannot be recorded is not said. Nothing is done
     /// where the call was not recorded to begin with.
-    pub(crate) async fn recorded(&mut self, answer: Delivery) -> Delivery {
+    pub(crate) async fn recorded(&mut self, mut answer: Delivery) -> Delivery {
         let Some(intent) = self.intent.take() else { return answer };
+        if intent.wants_receipt() {
+            answer.body = receipt::cleared(answer.body);
+        }
         let (outcome, id) = (self.how_it_ends(), intent.client_id().clone());
         match intent.finish(outcome, self.error, Some(&answer.body)).await {
-            Ok(_) => answer,
+            Ok(Some(receipt)) => Delivery { body: receipt.put(answer.body), ..answer },
+            Ok(None) => answer,
             // Nothing of the server is in it, and the next daemon ends the call in the ledger.
             Err(_) if self.error.is_some() => answer,
             Err(unrecorded) => {
@@ -170,7 +231,7 @@ impl Course {
     }
 
     fn how_it_ends(&self) -> Ended {
-        ended(self.followed.as_ref().and_then(|followed| followed.outcome), self.error)
+        ended(self.outcome, self.error)
     }
 
     /// It failed with an error of ours.
@@ -181,9 +242,7 @@ impl Course {
 
     /// It is known how it ends.
     pub(crate) fn outcome(&mut self, outcome: Outcome) {
-        if let Some(followed) = &mut self.followed {
-            followed.outcome = Some(outcome);
-        }
+        self.outcome = Some(outcome);
     }
 
     fn ends(&mut self, stage: Stage) {
@@ -213,7 +272,7 @@ impl Course {
     pub(crate) fn end(self) {
         let Some(followed) = self.followed else { return };
         let now = monotonic();
-        let outcome = followed.outcome.unwrap_or(Outcome::Ok);
+        let outcome = self.outcome.unwrap_or(Outcome::Ok);
         followed.meter.call(outcome, now.saturating_duration_since(followed.begun));
         // A call that got no answer has no delivery, and its time in a queue is another's story.
         if followed.ends[Stage::Server as usize].is_some() {
@@ -313,7 +372,7 @@ mod tests {
     use wire::scan::{Limits, Side};
 
     fn followed() -> Followed {
-        Followed { begun: monotonic(), ends: [None; 4], asks: true, outcome: None, meter: Arc::default(), told: None }
+        Followed { begun: monotonic(), ends: [None; 4], asks: true, meter: Arc::default(), told: None }
     }
 
     #[test]

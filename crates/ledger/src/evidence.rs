@@ -20,6 +20,8 @@ pub(crate) struct Witnessed {
 pub(crate) struct Evidence {
     /// The log's own latest.
     pub(crate) checkpoint: Option<Signed>,
+    /// The latest that witnesses cosigned, as the log keeps it.
+    pub(crate) witnessed: Option<Signed>,
     /// Each that was found, the log's own included.
     pub(crate) all: Vec<Witnessed>,
 }
@@ -86,6 +88,9 @@ impl Evidence {
         let own = layout::checkpoint(dir);
         evidence.read(disk, &own, trust)?;
         evidence.checkpoint = evidence.all.first().map(|own| own.signed.clone());
+        let known = evidence.all.len();
+        evidence.read(disk, &layout::witnessed(dir), trust)?;
+        evidence.witnessed = evidence.all.get(known).map(|witnessed| witnessed.signed.clone());
         for size in layout::archives(disk, dir)?.iter().rev().take(archived) {
             evidence.read(disk, &layout::archived(dir, *size), trust)?;
         }

@@ -63,7 +63,7 @@ impl FromStr for Hash {
 }
 
 /// SHA-256 of `bytes`, with nothing before them.
-pub(crate) fn sha256(bytes: &[u8]) -> Hash {
+pub fn sha256(bytes: &[u8]) -> Hash {
     taken(digest(&SHA256, bytes).as_ref())
 }
 

@@ -6,6 +6,7 @@
 //! | `wal/<first index>.idx` | derived: where entries are in a sealed segment |
 //! | `tile/<level>/<number>` | derived: full tiles, as C2SP tlog-tiles names them |
 //! | `checkpoint` | the latest signed checkpoint |
+//! | `witnessed` | the latest checkpoint that a quorum of witnesses cosigned |
 //! | `archive/<size, 20 digits>` | earlier ones |
 //! | `minimum` | what was pruned: the minimum index, the first entry that is there, the CRC-32C of both as they stand |
 //! | `lock` | held by the one writer |
@@ -35,6 +36,11 @@ pub(crate) fn tile(dir: &Path, tile: Tile) -> PathBuf {
 
 pub(crate) fn checkpoint(dir: &Path) -> PathBuf {
     dir.join("checkpoint")
+}
+
+/// The latest checkpoint that witnesses cosigned, with their cosignatures.
+pub(crate) fn witnessed(dir: &Path) -> PathBuf {
+    dir.join("witnessed")
 }
 
 pub(crate) fn archive(dir: &Path) -> PathBuf {

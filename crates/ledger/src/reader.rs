@@ -23,6 +23,7 @@ pub struct Reader {
     view: View,
     trust: Arc<dyn Trust>,
     signed: Option<Signed>,
+    witnessed: Option<Signed>,
     /// Where the last segment's frames end.
     offset: u64,
 }
@@ -38,7 +39,8 @@ impl Reader {
             }
         };
         let Found { view, evidence, end: End { offset, .. }, .. } = found;
-        Ok(Self { view, trust, signed: evidence.checkpoint, offset })
+        let Evidence { checkpoint: signed, witnessed, .. } = evidence;
+        Ok(Self { view, trust, signed, witnessed, offset })
     }
 
     /// All that can be read.
@@ -51,9 +53,16 @@ impl Reader {
         self.signed.as_ref()
     }
 
+    /// The latest checkpoint that witnesses cosigned, if the log keeps one.
+    pub fn witnessed(&self) -> Option<&Signed> {
+        self.witnessed.as_ref()
+    }
+
     /// Reads on: what was appended since, and the latest checkpoint. Gives how many entries are there.
     pub fn refresh(&mut self) -> Result<u64, OpenError> {
-        let mut evidence = Evidence::default();
+        let (mut evidence, mut cosigned) = (Evidence::default(), Evidence::default());
+        // First: it is never of more than the checkpoint that is read next.
+        cosigned.read(&*self.view.disk, &layout::witnessed(&self.view.dir), &*self.trust)?;
         evidence.read(&*self.view.disk, &layout::checkpoint(&self.view.dir), &*self.trust)?;
         loop {
             self.read_on()?;
@@ -72,6 +81,13 @@ impl Reader {
                     .collect()
             }
         };
+        if let Some(known) = cosigned.all.pop().filter(|known| Some(&known.signed) != self.witnessed.as_ref()) {
+            if known.signed.size > self.view.size() {
+                return Err(recover::rolled_back(self.view.size(), &known).into());
+            }
+            Evidence::compare(&known, self.view.root_at(known.signed.size)?)?;
+            self.witnessed = Some(known.signed);
+        }
         if let Some(known) = evidence.all.pop() {
             if known.signed.size > self.view.size() {
                 return Err(recover::rolled_back(self.view.size(), &known).into());

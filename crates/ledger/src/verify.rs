@@ -25,6 +25,8 @@ const STEP: u64 = 65_536;
 pub struct Verified {
     /// Its latest checkpoint.
     pub signed: Signed,
+    /// The latest that witnesses cosigned, if the log keeps one: its cosignatures are not verified here.
+    pub witnessed: Option<Signed>,
     /// The first entry that was there to be verified; 0 unless the log was pruned.
     pub first: u64,
     /// Entries of the log, those behind the checkpoint included.
@@ -135,7 +137,9 @@ impl Pass {
         let view = View::new(disk.clone(), dir, Vec::new(), kept, mends);
         let sizes: BTreeSet<u64> = evidence.all.iter().map(|known| known.signed.size).collect();
         let wanted = sizes.into_iter().rev().filter(|size| *size >= kept.first).collect();
-        let done = Verified { signed, first: kept.first, size: 0, compared: 0, beyond: 0, missing: 0, torn: false };
+        let witnessed = evidence.witnessed.clone();
+        let done =
+            Verified { signed, witnessed, first: kept.first, size: 0, compared: 0, beyond: 0, missing: 0, torn: false };
         Ok(Self { view, evidence, wanted, mends, done })
     }
 

@@ -115,6 +115,11 @@ impl View {
         self.pruned.minimum
     }
 
+    /// The first entry that is there: at most the minimum index, because whole segments are pruned.
+    pub fn first(&self) -> u64 {
+        self.pruned.first
+    }
+
     /// One entry, as it was appended.
     pub fn entry(&self, index: u64) -> Result<Vec<u8>, ReadError> {
         self.within(index)?;

@@ -12,6 +12,7 @@ mod work;
 
 use self::pace::Pace;
 use crate::log::{AppendError, Broken, Log};
+use crate::prune::PruneError;
 use crate::recover::OpenError;
 use crate::tile::MAX_ENTRY;
 use crate::trust::Signed;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
+use stdx::meter::Histogram;
 
 /// Entries of one write.
 const BATCH: usize = 1024;
@@ -28,8 +30,15 @@ const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 4 << 20;
 /// Bytes that may wait for the disk with nobody waiting for that: who appends more waits for the disk itself.
 const UNSYNCED_BYTES: usize = 32 << 20;
+/// How often pruning is tried while a checkpoint is being signed.
+const PRUNE_TRIES: u32 = 1000;
+/// Between two tries.
+const PRUNE_PAUSE: Duration = Duration::from_millis(5);
 /// Writes that one caller does for others.
 const TURNS: usize = 4;
+
+/// Upper bounds of the times that are counted apart, microseconds.
+const COMMITS: &[u64] = &[100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 
 /// How a writer works.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +119,23 @@ pub enum Own {
     },
 }
 
+/// Nothing was pruned, or not all.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneRefused {
+    /// The owner still needs entries from there on.
+    #[error("entries from {first} on are still needed: a call that began there has not ended")]
+    Needed {
+        /// The first of them.
+        first: u64,
+    },
+    /// The log refused.
+    #[error(transparent)]
+    Prune(#[from] PruneError),
+    /// The log cannot be written, or another process writes it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
 /// Whose log it is.
 pub trait Owner: Send + Sync {
     /// Seconds since 1970.
@@ -120,6 +146,10 @@ pub trait Owner: Send + Sync {
     fn open(&self) -> Result<Log, OpenError>;
     /// A checkpoint was signed and is durable. Called on the writer's thread.
     fn signed(&self, signed: &Signed);
+    /// The first entry that it still has to read; `None`: it needs none.
+    fn needs(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// How the log is.
@@ -135,6 +165,8 @@ pub struct Health {
     pub trouble: Option<Refused>,
     /// Entries that were refused since it began to work.
     pub refused: u64,
+    /// Entries that were appended since then.
+    pub appended: u64,
 }
 
 /// Hears what became of an entry.
@@ -164,6 +196,7 @@ struct Inner {
     queue: Mutex<VecDeque<Waiting>>,
     state: Mutex<State>,
     pace: Pace,
+    commits: Histogram,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -189,6 +222,7 @@ struct State {
     recent: Recent,
     signed: Option<Signed>,
     refused: u64,
+    appended: u64,
     /// Since the last time that all was well.
     refused_now: u64,
     /// When something was appended last.
@@ -215,6 +249,7 @@ impl Writer {
             recent: Recent::default(),
             signed: None,
             refused: 0,
+            appended: 0,
             refused_now: 0,
             spoke: monotonic(),
         };
@@ -224,6 +259,7 @@ impl Writer {
             queue: Mutex::default(),
             state: Mutex::new(state),
             pace: Pace::default(),
+            commits: Histogram::new(COMMITS),
             thread: Mutex::new(None),
         });
         let own = inner.clone();
@@ -269,12 +305,37 @@ impl Writer {
         seen
     }
 
+    /// Removes entries before `minimum`, as [`Log::prune`] does. Gives the first that is left. Blocks, and appends wait.
+    pub fn prune(&self, minimum: u64) -> Result<u64, PruneRefused> {
+        if let Some(first) = self.inner.owner.needs().filter(|first| *first < minimum) {
+            return Err(PruneRefused::Needed { first });
+        }
+        let mut tries = PRUNE_TRIES;
+        loop {
+            tries -= 1;
+            let pruned = self.inner.with(|state| match &mut state.log {
+                Some(log) => log.prune(minimum).map_err(PruneRefused::from),
+                None => Err(state.trouble.clone().unwrap_or(Refused::Closed).into()),
+            });
+            match pruned {
+                // A checkpoint takes some milliseconds.
+                Err(PruneRefused::Prune(PruneError::Busy)) if tries > 0 => std::thread::sleep(PRUNE_PAUSE),
+                done => return done,
+            }
+        }
+    }
+
     /// How the log is.
     pub fn health(&self) -> Health {
         let state = lock(&self.inner.state);
         let (size, durable) = state.log.as_ref().map_or((0, 0), |log| (log.size(), log.durable()));
         let (signed, trouble) = (state.signed.clone(), state.trouble.clone());
-        Health { size, durable, signed, trouble, refused: state.refused }
+        Health { size, durable, signed, trouble, refused: state.refused, appended: state.appended }
+    }
+
+    /// How long the disk took to make entries durable, each time.
+    pub fn commits(&self) -> &Histogram {
+        &self.inner.commits
     }
 
     /// Makes all durable, signs a checkpoint, and lets the log go. What is appended from now on waits. Blocks.
@@ -401,6 +462,7 @@ impl State {
 
     fn written(&mut self, end: u64, batch: Vec<Waiting>) -> Told {
         let mut told = Told::with_capacity(batch.len());
+        self.appended += batch.len() as u64;
         let mut index = end - batch.len() as u64;
         for Waiting { entry, until, done } in batch {
             let receipt = Receipt { index: Some(index) };

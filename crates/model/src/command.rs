@@ -36,11 +36,35 @@ pub enum Command {
     /// The address of a server and a short-lived token for one call by the operator.
     Access { server: ServerName },
     /// A new machine token.
-    TokenCreate { principal: Principal, server: Option<ServerName>, expires_in_s: Option<u64> },
+    TokenCreate {
+        principal: Principal,
+        server: Option<ServerName>,
+        expires_in_s: Option<u64>,
+        /// It opens the ledger, and no server.
+        #[serde(default)]
+        audit: bool,
+    },
     /// Every token, without secrets.
     Tokens,
     /// End a token now.
     TokenRevoke { id: String },
+    /// Whom the pseudonyms in the ledger stand for.
+    Pseudonyms,
+    /// What the arguments or the answer of a call said, where that is kept: of the record with this index.
+    Content { index: u64 },
+    /// Forget the key that leads from a pseudonym in the ledger to this principal. `ticket` says why, in the ledger.
+    LedgerErase { principal: Principal, ticket: Option<String> },
+    /// Remove entries before this index from the ledger.
+    LedgerPrune { before: u64 },
+}
+
+/// A principal and the name under which the ledger has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pseudonym {
+    /// Who.
+    pub principal: Principal,
+    /// The name in the ledger.
+    pub pseudonym: String,
 }
 
 /// What an operator gets.
@@ -69,6 +93,10 @@ pub enum Reply {
     TokenCreated { token: String, report: TokenReport },
     /// For `Tokens`.
     Tokens(Vec<TokenReport>),
+    /// For `Pseudonyms`.
+    Pseudonyms(Vec<Pseudonym>),
+    /// For `Content`: `what` is `args` or `result`.
+    Content { principal: Principal, what: String, content: String },
     /// It failed.
     Problem(Problem),
 }

@@ -8,6 +8,7 @@ pub mod command;
 pub mod measure;
 pub mod name;
 pub mod record;
+pub mod redact;
 pub mod report;
 pub mod server;
 pub mod session;
@@ -17,7 +18,7 @@ pub mod watch;
 
 pub use blame::Blame;
 pub use bounds::{BadBound, Bounds, Effective, IdleTtl};
-pub use command::{Command, Problem, ProblemCode, Reply};
+pub use command::{Command, Problem, ProblemCode, Pseudonym, Reply};
 pub use name::{BadName, Principal, ServerName};
 pub use server::{EraPin, EraVerdict, Mode, ServerSpec, Verdict};
 pub use session::{OpenCall, SessionRecord};

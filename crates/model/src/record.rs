@@ -12,6 +12,8 @@ pub const VERSION: u32 = 1;
 pub const MAX_BYTES: usize = 16 << 10;
 /// Characters of a name that a stranger chose which are kept.
 const NAME_CHARS: usize = 128;
+/// Names of tools in one list.
+const NAMES: usize = 16;
 
 type Text<'a> = Cow<'a, str>;
 
@@ -46,9 +48,18 @@ pub enum What<'a> {
     /// An operator's command was done, or failed.
     #[serde(rename = "operator.end", borrow)]
     OperatorEnd(OperatorEnd<'a>),
+    /// An operator's command has changed a server.
+    #[serde(rename = "server.set", borrow)]
+    ServerSet(ServerSet<'a>),
     /// A process of a server started, or ended.
     #[serde(rename = "process", borrow)]
     Process(Process<'a>),
+    /// It was found out how a server stands.
+    #[serde(rename = "verdict", borrow)]
+    Verdict(Verdict<'a>),
+    /// A server shows other tools than before.
+    #[serde(rename = "tools.changed", borrow)]
+    ToolsChanged(Box<ToolsChanged<'a>>),
     /// The ledger about itself.
     #[serde(rename = "log", borrow)]
     Log(LogEvent<'a>),
@@ -76,6 +87,9 @@ pub struct Committed<'a> {
     pub hmac: Text<'a>,
     /// Bytes of the content as it was sent.
     pub len: u64,
+    /// Where it is kept, encrypted, if the operator wants that: a file's name and a place in it.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Text<'a>>,
 }
 
 /// `call.start`.
@@ -83,6 +97,9 @@ pub struct Committed<'a> {
 pub struct CallStart<'a> {
     /// Joins start and end; used once in a log.
     pub call: CallId,
+    /// The call whose questions to its client this one answers, or whose end it fetches: the server goes on with that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<CallId>,
     /// Who calls.
     #[serde(borrow)]
     pub who: Who<'a>,
@@ -111,6 +128,9 @@ pub struct CallStart<'a> {
     /// The session, as a hash that joins its records.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Text<'a>>,
+    /// What this record waits for, and the one of its end: `strict` (the disk) or `async` (nothing). Absent: the kernel.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Text<'a>>,
     /// W3C `traceparent` of the client.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<Text<'a>>,
@@ -195,9 +215,12 @@ pub struct OperatorStart<'a> {
     /// The command's name.
     #[serde(borrow)]
     pub command: Text<'a>,
-    /// What it is about: a server, a principal, a token's id.
+    /// What it is about: a server, the pseudonym of a principal, a token's id.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub about: Option<Text<'a>>,
+    /// Why, in the operator's words.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Text<'a>>,
 }
 
 /// `operator.end`.
@@ -205,11 +228,28 @@ pub struct OperatorStart<'a> {
 pub struct OperatorEnd<'a> {
     /// Of the start.
     pub act: CallId,
-    /// Whether it was done.
+    /// Whether it is known to have been done.
     pub done: bool,
     /// Why not.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Text<'a>>,
+}
+
+/// `server.set`: what an operator's command made of a server. Between the start and the end of the command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerSet<'a> {
+    /// Of the start.
+    pub act: CallId,
+    /// The server's name.
+    #[serde(borrow)]
+    pub server: Text<'a>,
+    /// Its generation from here on; absent where it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Digest of what it is from here on, hexadecimal. No secret is in what is digested: a change of a secret alone is another
+    /// generation with the same digest.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Text<'a>>,
 }
 
 /// `process`.
@@ -218,6 +258,9 @@ pub struct Process<'a> {
     /// The server's name.
     #[serde(borrow)]
     pub server: Text<'a>,
+    /// The generation that it was started as; absent where it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// The instance's number.
     pub instance: u64,
     /// Its process.
@@ -226,6 +269,77 @@ pub struct Process<'a> {
     /// How it ended; absent where it started.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Text<'a>>,
+    /// Why it ended: `exit` (by itself), `limit` (it took more than it may), `wedged`, `keeper` (with the process that held it),
+    /// `asked`, or `left` (no server wanted it when a daemon started).
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Text<'a>>,
+}
+
+/// `verdict`: how a server stands, where something follows from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict<'a> {
+    /// The server's name.
+    #[serde(borrow)]
+    pub server: Text<'a>,
+    /// The number of the instance, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
+    /// `wedged`: it will never answer, and is replaced. `crash_looping`, `quarantined`: it died so often that callers are turned
+    /// away. `released`: that is over.
+    #[serde(borrow)]
+    pub verdict: Text<'a>,
+    /// What was seen.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Text<'a>>,
+}
+
+/// `tools.changed`: a server shows other tools, or describes them otherwise, than when its list was read last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolsChanged<'a> {
+    /// The server's name.
+    #[serde(borrow)]
+    pub server: Text<'a>,
+    /// The number of the instance that said so.
+    pub instance: u64,
+    /// Digest of the list before, hexadecimal; absent where none was read before.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Text<'a>>,
+    /// Digest of the list now.
+    #[serde(borrow)]
+    pub now: Text<'a>,
+    /// Tools that are new.
+    #[serde(borrow)]
+    pub added: Names<'a>,
+    /// Tools that are gone.
+    #[serde(borrow)]
+    pub removed: Names<'a>,
+    /// Tools whose definition is another: name, description, schema, or anything else in it.
+    #[serde(borrow)]
+    pub changed: Names<'a>,
+}
+
+/// Some of many names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Names<'a> {
+    /// How many there are.
+    pub count: u64,
+    /// The first of them, at most 16.
+    #[serde(borrow)]
+    pub names: Vec<Text<'a>>,
+}
+
+impl<'a> Names<'a> {
+    /// Of all of these.
+    pub fn of(all: impl Iterator<Item = &'a str>) -> Self {
+        let mut names = Self::default();
+        for name in all {
+            names.count += 1;
+            if names.names.len() < NAMES {
+                names.names.push(named(name));
+            }
+        }
+        names
+    }
 }
 
 /// What the ledger says about itself.
@@ -245,6 +359,15 @@ pub enum LogEvent<'a> {
         /// staithe's version.
         #[serde(borrow)]
         version: Text<'a>,
+        /// Digest of the configuration that is in effect, without secrets, hexadecimal.
+        #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+        config: Option<Text<'a>>,
+        /// The one of the last daemon, where that had another configuration.
+        #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+        config_before: Option<Text<'a>>,
+        /// Digest of all servers with their generations: servers may have been changed while no daemon ran.
+        #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+        servers: Option<Text<'a>>,
     },
     /// The daemon stops in order.
     Closed {},
@@ -260,6 +383,18 @@ pub enum LogEvent<'a> {
     TakenAgain {
         /// How many were refused.
         refused: u64,
+    },
+    /// The operator wants no records of calls from here on, until the next daemon says otherwise.
+    CallsOff {},
+    /// Calls were made that no record speaks of: the disk was full, and the operator wants them to go on.
+    Unrecorded {
+        /// How many.
+        calls: u64,
+    },
+    /// Things happened to processes that no record speaks of: nothing could be recorded for too long.
+    Missed {
+        /// How many.
+        lives: u64,
     },
     /// The clock was set: records before this one have other times.
     ClockSet {
@@ -366,6 +501,7 @@ mod tests {
     fn start() -> CallStart<'static> {
         CallStart {
             call: CallId { epoch: 3, number: 41 },
+            follows: None,
             who: Who { sub: "p:8f3c".into(), by: "token".into(), token: Some("tk_1".into()) },
             server: "files".into(),
             generation: 2,
@@ -374,8 +510,9 @@ mod tests {
             era: "modern".into(),
             method: "tools/call".into(),
             name: Some("read".into()),
-            args: Some(Committed { hmac: "00ff".into(), len: 12 }),
+            args: Some(Committed { hmac: "00ff".into(), len: 12, kept: None }),
             session: None,
+            mode: Some("strict".into()),
             trace: None,
         }
     }
@@ -385,7 +522,7 @@ mod tests {
         let all = [
             (
                 What::CallStart(Box::new(start())),
-                r#"{"v":1,"ms":5,"t":"call.start","call":"3-41","who":{"sub":"p:8f3c","by":"token","token":"tk_1"},"server":"files","generation":2,"instance":7,"pid":4711,"era":"modern","method":"tools/call","name":"read","args":{"hmac":"00ff","len":12}}"#,
+                r#"{"v":1,"ms":5,"t":"call.start","call":"3-41","who":{"sub":"p:8f3c","by":"token","token":"tk_1"},"server":"files","generation":2,"instance":7,"pid":4711,"era":"modern","method":"tools/call","name":"read","args":{"hmac":"00ff","len":12},"mode":"strict"}"#,
             ),
             (
                 What::CallEnd(CallEnd {
@@ -402,6 +539,70 @@ mod tests {
                 r#"{"v":1,"ms":5,"t":"log","event":"refusing","why":"full"}"#,
             ),
             (What::Log(LogEvent::Heartbeat {}), r#"{"v":1,"ms":5,"t":"log","event":"heartbeat"}"#),
+        ];
+        for (what, text) in all {
+            let record = Record::new(5, what);
+            let bytes = record.encode().unwrap();
+            assert_eq!(String::from_utf8_lossy(&bytes), text);
+            assert_eq!(Record::decode(&bytes).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn what_is_no_call_has_a_fixed_form_too() {
+        let all = [
+            (
+                What::CallDenied(Box::new(CallDenied {
+                    who: None,
+                    server: "files".into(),
+                    reason: "no_token".into(),
+                    method: None,
+                    name: None,
+                    count: 7,
+                })),
+                r#"{"v":1,"ms":5,"t":"call.denied","server":"files","reason":"no_token","count":7}"#,
+            ),
+            (
+                What::Process(Process {
+                    server: "files".into(),
+                    generation: None,
+                    instance: 7,
+                    pid: Some(4711),
+                    ended: Some("exit status 3".into()),
+                    cause: Some("exit".into()),
+                }),
+                r#"{"v":1,"ms":5,"t":"process","server":"files","instance":7,"pid":4711,"ended":"exit status 3","cause":"exit"}"#,
+            ),
+            (
+                What::Verdict(Verdict {
+                    server: "files".into(),
+                    instance: None,
+                    verdict: "released".into(),
+                    seen: None,
+                }),
+                r#"{"v":1,"ms":5,"t":"verdict","server":"files","verdict":"released"}"#,
+            ),
+            (
+                What::ToolsChanged(Box::new(ToolsChanged {
+                    server: "files".into(),
+                    instance: 7,
+                    before: Some("00".into()),
+                    now: "11".into(),
+                    added: Names::default(),
+                    removed: Names::default(),
+                    changed: Names::of(["read"].into_iter()),
+                })),
+                r#"{"v":1,"ms":5,"t":"tools.changed","server":"files","instance":7,"before":"00","now":"11","added":{"count":0,"names":[]},"removed":{"count":0,"names":[]},"changed":{"count":1,"names":["read"]}}"#,
+            ),
+            (
+                What::ServerSet(ServerSet {
+                    act: CallId { epoch: 3, number: 1 },
+                    server: "files".into(),
+                    generation: Some(4),
+                    spec: Some("22".into()),
+                }),
+                r#"{"v":1,"ms":5,"t":"server.set","act":"3-1","server":"files","generation":4,"spec":"22"}"#,
+            ),
         ];
         for (what, text) in all {
             let record = Record::new(5, what);

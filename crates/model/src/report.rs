@@ -34,8 +34,58 @@ pub struct StatusReport {
     pub upgrading: bool,
     /// Resident memory of the daemon, bytes.
     pub resident_bytes: u64,
+    /// The ledger.
+    #[serde(default)]
+    pub ledger: Option<LedgerReport>,
     /// Each server.
     pub servers: Vec<ServerReport>,
+}
+
+/// The ledger at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerReport {
+    /// Its name in checkpoints.
+    pub origin: String,
+    /// Whether calls are recorded.
+    pub calls: bool,
+    /// Entries.
+    pub entries: u64,
+    /// How many of them the latest checkpoint of this daemon covers.
+    pub signed: Option<u64>,
+    /// When that was signed, Unix milliseconds.
+    pub signed_at_ms: Option<i64>,
+    /// Why it takes no records of calls now, and calls are refused, if that is so.
+    pub refusing: Option<String>,
+    /// Records that were refused since the daemon started.
+    pub refused: u64,
+    /// Absent where no witnesses are asked.
+    pub witnesses: Option<WitnessReport>,
+}
+
+impl LedgerReport {
+    /// Whether somebody should look at it now: calls are refused, or witnesses saw another history.
+    pub fn is_broken(&self) -> bool {
+        self.refusing.is_some() || self.witnesses.as_ref().is_some_and(|witnesses| witnesses.alarm)
+    }
+}
+
+/// What witnesses say of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessReport {
+    /// How many are asked.
+    pub asked: u64,
+    /// How many of them cosigned what a quorum cosigned last; not known of what an earlier daemon was told.
+    pub cosigned: Option<u64>,
+    /// How many entries that covers.
+    pub entries: Option<u64>,
+    /// How long ago that was, milliseconds.
+    pub age_ms: Option<u64>,
+    /// Whether that is longer than the operator wants.
+    pub stale: bool,
+    /// Whether a witness saw more of the ledger than there is, or another history.
+    pub alarm: bool,
+    /// What is wrong with each that did not cosign.
+    pub troubles: Vec<String>,
 }
 
 /// How a server is, in one word.
@@ -244,6 +294,9 @@ pub struct TokenReport {
     pub principal: Principal,
     /// The one server it opens; every server where absent.
     pub server: Option<ServerName>,
+    /// It opens the ledger, and no server.
+    #[serde(default)]
+    pub audit: bool,
     /// Made, Unix milliseconds.
     pub created_at_ms: i64,
     /// Ends, Unix milliseconds.

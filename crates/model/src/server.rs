@@ -137,6 +137,20 @@ impl ServerSpec {
         Self::of(name, Target::Program(program))
     }
 
+    /// Everything that may be shown of it, as canonical JSON: without the values of its environment, and without the query of its
+    /// address. For digests: a change of a secret alone does not show in it, but has another generation.
+    pub fn public_form(&self) -> Vec<u8> {
+        let mut form = serde_json::to_value(self).unwrap_or_default();
+        if let Some(env) = form.get_mut("env").and_then(serde_json::Value::as_object_mut) {
+            env.values_mut().for_each(|value| *value = serde_json::Value::Null);
+        }
+        if let (Target::Remote(remote), Some(url)) = (&self.target, form.get_mut("url")) {
+            *url = remote.url().to_string().into();
+        }
+        // Members of such a value are in order.
+        serde_json::to_vec(&form).unwrap_or_default()
+    }
+
     /// A remote server with every setting at its default.
     pub fn remote(name: ServerName, remote: Remote) -> Self {
         Self::of(name, Target::Remote(remote))

@@ -14,6 +14,9 @@ pub struct TokenRecord {
     pub principal: Principal,
     /// The one server it opens; every server where absent.
     pub server: Option<ServerName>,
+    /// It opens the ledger, and no server.
+    #[serde(default)]
+    pub audit: bool,
     /// When it was made, Unix milliseconds.
     pub created_at_ms: i64,
     /// When it ends by itself, Unix milliseconds.

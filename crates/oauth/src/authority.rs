@@ -2,7 +2,7 @@
 
 use crate::ring::{Key, Ring, record};
 use crate::token::{self, Token};
-use crate::verify::{Denied, Verified, verify};
+use crate::verify::{Asked, Denied, Verified, presented, verify};
 use model::{Blame, Principal, ServerName, TokenRecord};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,6 +26,17 @@ const REMEMBERED_MS: i64 = 30 * 24 * 3600 * 1000;
 pub struct Authority {
     store: Store,
     ring: Arc<RwLock<Ring>>,
+}
+
+/// What a token opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// Every server, and not the ledger.
+    EveryServer,
+    /// One server.
+    Server(ServerName),
+    /// The ledger, and no server.
+    Ledger,
 }
 
 /// A new token and what is kept of it. The token itself is nowhere else.
@@ -120,19 +131,19 @@ impl Authority {
         Ok(Self { store, ring: Arc::new(RwLock::new(ring)) })
     }
 
-    /// Makes a machine token for `principal` that opens `server`, or every server, and ends after `expires_in_s`
+    /// Makes a machine token for `principal` that opens what `opens` says, and ends after `expires_in_s`
     /// seconds, or never. It is good, and survives a crash, when this returns.
-    pub async fn mint(
+    pub async fn mint_for(
         &self,
         principal: Principal,
-        server: Option<ServerName>,
+        opens: Opens,
         expires_in_s: Option<u64>,
     ) -> Result<Minted, MintError> {
         let now = clock::unix_ms();
         let expires = expires_in_s.map(|seconds| end(now, seconds, LONGEST_S)).transpose()?;
         self.make_room(now).await?;
         let token = Token::random()?;
-        let record = record(&token, principal, server, now, expires);
+        let record = record(&token, principal, opens, now, expires);
         self.store.put_token(record.clone()).await?;
         if let Some((id, key)) = Key::from_record(record.clone()) {
             self.write().kept.insert(id, key);
@@ -140,12 +151,22 @@ impl Authority {
         Ok(Minted { token, record })
     }
 
+    /// The same for `server`, or every server.
+    pub async fn mint(
+        &self,
+        principal: Principal,
+        server: Option<ServerName>,
+        expires_in_s: Option<u64>,
+    ) -> Result<Minted, MintError> {
+        self.mint_for(principal, server.map_or(Opens::EveryServer, Opens::Server), expires_in_s).await
+    }
+
     /// Makes a token that lives for `lives_s` seconds, at most 300, in this process alone: for one call by the operator.
     pub fn mint_ephemeral(&self, principal: Principal, server: ServerName, lives_s: u64) -> Result<Minted, MintError> {
         let now = clock::unix_ms();
         let expires = end(now, lives_s, LONGEST_EPHEMERAL_S)?;
         let token = Token::random()?;
-        let record = record(&token, principal, Some(server), now, Some(expires));
+        let record = record(&token, principal, Opens::Server(server), now, Some(expires));
         let mut ring = self.write();
         if ring.ephemeral.len() >= MOST_EPHEMERAL {
             ring.ephemeral.retain(|_, key| !key.ended_before(now));
@@ -161,7 +182,20 @@ impl Authority {
 
     /// Who `bearer` is, if it opens `server` now. `bearer` is the text after the word `Bearer`.
     pub fn verify(&self, bearer: &str, server: &ServerName) -> Result<Verified, Denied> {
-        verify(&self.read(), bearer, server, clock::unix_ms())
+        verify(&self.read(), bearer, Asked::Server(server), clock::unix_ms())
+    }
+
+    /// Who `bearer` is, if it opens the ledger now.
+    pub fn verify_audit(&self, bearer: &str) -> Result<Verified, Denied> {
+        verify(&self.read(), bearer, Asked::Ledger, clock::unix_ms())
+    }
+
+    /// Whose token `bearer` is, and the token's public id, whether it opens anything or not: for the ledger. `None` for what is
+    /// no token of this host.
+    pub fn whose(&self, bearer: &str) -> Option<(Principal, String)> {
+        let ring = self.read();
+        let record = &presented(&ring, bearer).ok()?.record;
+        Some((record.principal.clone(), record.id.clone()))
     }
 
     /// Whether what `verify` found is still so: asked while a stream is open that a token opened (E244).

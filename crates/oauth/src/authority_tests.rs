@@ -1,7 +1,7 @@
 //! Tests of the whole crate through its handle.
 
-use super::{Authority, MOST_EPHEMERAL, MintError, Minted, OpenError};
-use crate::verify::{Denied, verify};
+use super::{Authority, MOST_EPHEMERAL, MintError, Minted, OpenError, Opens};
+use crate::verify::{Asked, Denied, verify};
 use model::{Principal, ServerName};
 use std::future::Future;
 use std::path::Path;
@@ -64,7 +64,7 @@ async fn a_token_ends_at_its_time() {
     let minted = made(authority.mint(alice(), None, Some(60)).await);
     let end = minted.record.expires_at_ms.unwrap();
     assert_eq!(end - minted.record.created_at_ms, 60_000);
-    let at = |ms| verify(&authority.read(), minted.token.expose(), &files(), ms).map(drop);
+    let at = |ms| verify(&authority.read(), minted.token.expose(), Asked::Server(&files()), ms).map(drop);
     assert_eq!([at(end - 1), at(end), at(i64::MAX)], [Ok(()), Err(Denied::Expired), Err(Denied::Expired)]);
 }
 
@@ -256,4 +256,20 @@ fn no_text_of_a_denial_invites_to_print_the_token() {
     let texts: std::collections::HashSet<String> = all.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), all.len(), "each has its own text");
     assert_eq!(size_of::<Denied>(), 1, "there is no room for a token");
+}
+
+#[tokio::test]
+async fn a_token_for_the_ledger_opens_no_server_and_the_other_way_round() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Authority::open(store(directory.path()).await).await.unwrap();
+    let audit = made(first.mint_for(alice(), Opens::Ledger, None).await);
+    let every = made(first.mint(alice(), None, None).await);
+    for authority in [&first, &Authority::open(store(directory.path()).await).await.unwrap()] {
+        assert_eq!(authority.verify_audit(audit.token.expose()).unwrap().principal(), &alice());
+        assert_eq!(authority.verify(audit.token.expose(), &files()), Err(Denied::WrongKind));
+        assert_eq!(authority.verify_audit(every.token.expose()), Err(Denied::WrongKind));
+        assert!(authority.verify(every.token.expose(), &files()).is_ok());
+    }
+    first.revoke(&audit.record.id).await.unwrap();
+    assert_eq!(first.verify_audit(audit.token.expose()), Err(Denied::Revoked));
 }

@@ -5,12 +5,14 @@
 //! May import: store, model, stdx.
 
 mod authority;
+mod content;
 mod ring;
 mod subject;
 mod token;
 mod verify;
 
-pub use authority::{Authority, MintError, Minted, OpenError, RevokeError};
+pub use authority::{Authority, MintError, Minted, OpenError, Opens, RevokeError};
+pub use content::{ContentError, Contents, KeepError, kept_content};
 pub use subject::{Subject, SubjectError, Subjects};
 pub use token::Token;
 pub use verify::{Denied, Verified};

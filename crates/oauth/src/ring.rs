@@ -1,7 +1,8 @@
 //! The ring of keys: every token that may be presented, in memory, by id.
 
+use crate::authority::Opens;
 use crate::token::{self, Hash, Id};
-use model::{Principal, ServerName, TokenRecord};
+use model::{Principal, TokenRecord};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -56,16 +57,22 @@ impl Ring {
 pub(crate) fn record(
     token: &token::Token,
     principal: Principal,
-    server: Option<ServerName>,
+    opens: Opens,
     created_at_ms: i64,
     expires_at_ms: Option<i64>,
 ) -> TokenRecord {
     let hash = token::to_hex(&token::hash(token.expose()));
+    let (audit, server) = match opens {
+        Opens::Ledger => (true, None),
+        Opens::Server(name) => (false, Some(name)),
+        Opens::EveryServer => (false, None),
+    };
     TokenRecord {
         id: token.id().to_owned(),
         hash,
         principal,
         server,
+        audit,
         created_at_ms,
         expires_at_ms,
         revoked_at_ms: None,

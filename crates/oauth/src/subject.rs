@@ -2,6 +2,7 @@
 //! secret of that principal. Once the secret is erased, nothing in the ledger leads back to the principal, and a guess at what it
 //! sent cannot be tried.
 
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use model::{Blame, Principal};
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ const SHOWN: usize = 12;
 pub struct Subject {
     name: String,
     key: hmac::Key,
+    seal: LessSafeKey,
 }
 
 /// There is no key to name a principal with.
@@ -30,6 +32,9 @@ pub enum SubjectError {
     /// No randomness.
     #[error("no key can be made under which the ledger names the caller")]
     NoRandomness(#[from] NoRandomness),
+    /// The content of a call could not be encrypted.
+    #[error("the content of a call cannot be encrypted")]
+    Seal,
     /// What is kept is none.
     #[error("the key of {0} is damaged; restore a backup of the database")]
     Damaged(Principal),
@@ -49,12 +54,14 @@ impl fmt::Debug for Subject {
 }
 
 impl Subject {
-    fn new(secret: &str) -> Option<Self> {
+    pub(crate) fn new(secret: &str) -> Option<Self> {
         let bytes = unhex(secret).filter(|bytes| bytes.len() == SECRET)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
         let tag = hmac::sign(&key, b"staithe ledger: name");
         let name = format!("p:{}", hex(tag.as_ref().get(..SHOWN).unwrap_or_default()));
-        Some(Self { name, key })
+        let seal = hmac::sign(&key, b"staithe ledger: key of kept content");
+        let seal = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, seal.as_ref()).ok()?);
+        Some(Self { name, key, seal })
     }
 
     /// The pseudonym.
@@ -70,6 +77,28 @@ impl Subject {
         tag.update(b"\0");
         tag.update(content);
         hex(tag.sign().as_ref())
+    }
+
+    /// Content that is kept in `place`, encrypted (AES-256-GCM-SIV): a nonce, the text, a tag. It cannot be read once the
+    /// principal's secret is erased.
+    pub fn seal(&self, place: &str, content: &[u8]) -> Result<Vec<u8>, SubjectError> {
+        let nonce = stdx::random::bytes::<NONCE_LEN>()?;
+        let mut sealed = content.to_vec();
+        let aad = Aad::from(place.as_bytes());
+        let done = self.seal.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed);
+        // It fails only for contents of 64 GiB.
+        done.map_err(|_| SubjectError::Seal)?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+
+    /// What [`Self::seal`] made in this place. `None` if it was not made so.
+    pub fn unseal(&self, place: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut content = rest.to_vec();
+        let len = self.seal.open_in_place(nonce, Aad::from(place.as_bytes()), &mut content).ok()?.len();
+        content.truncate(len);
+        Some(content)
     }
 }
 
@@ -114,11 +143,25 @@ impl Subjects {
         Ok(known.entry(principal.clone()).or_insert(subject).clone())
     }
 
-    /// Forgets the key of a principal for good. Whether there was one. What it does from then on is under another.
+    /// Forgets the key of a principal for good. Whether there was one. What it does from then on is under another. Where this fails
+    /// the key may be forgotten, and copies of it be left in the file of the database: doing it again removes them.
     pub async fn erase(&self, principal: &Principal) -> Result<bool, SubjectError> {
         let erased = self.store.erase_subject(principal).await?;
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(principal);
+        self.store.scrub().await?;
         Ok(erased)
+    }
+
+    /// Every principal that has a pseudonym now, with it.
+    pub fn all(&self) -> Vec<(Principal, String)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(principal, subject)| (principal.clone(), subject.name.clone())).collect()
+    }
+
+    /// Who can read content that is kept in `place`, and what `read` makes of it. Nobody, where its key is erased.
+    pub fn first<T>(&self, read: impl Fn(&Subject) -> Option<T>) -> Option<(Principal, T)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find_map(|(principal, subject)| Some((principal.clone(), read(subject)?)))
     }
 
     /// Whom a pseudonym stands for, if that is not erased.
@@ -180,6 +223,20 @@ mod tests {
         let (one, two) = (Subjects::open(one).await.unwrap(), Subjects::open(two).await.unwrap());
         let (a, b) = tokio::join!(one.of(&ann), two.of(&ann));
         assert_eq!(a.unwrap().name(), b.unwrap().name());
+    }
+
+    #[test]
+    fn sealed_content_opens_in_its_place_for_its_subject_alone() {
+        let (one, two) = (Subject::new(&"ab".repeat(32)).unwrap(), Subject::new(&"ac".repeat(32)).unwrap());
+        let sealed = one.seal("1-1 args", b"{\"path\":\"/a\"}").unwrap();
+        assert!(!sealed.windows(4).any(|bytes| bytes == b"path"));
+        assert_eq!(one.unseal("1-1 args", &sealed).unwrap(), b"{\"path\":\"/a\"}");
+        assert_ne!(one.seal("1-1 args", b"{\"path\":\"/a\"}").unwrap(), sealed);
+        assert_eq!((one.unseal("1-2 args", &sealed), two.unseal("1-1 args", &sealed)), (None, None));
+        for cut in 0..sealed.len() {
+            assert_eq!(one.unseal("1-1 args", &sealed[..cut]), None, "{cut}");
+        }
+        assert_eq!(one.unseal("x", &one.seal("x", b"").unwrap()).unwrap(), b"");
     }
 
     #[test]

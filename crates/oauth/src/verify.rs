@@ -1,6 +1,6 @@
 //! From a bearer's text to who it is. No IO, no allocation, no await: this runs for every request.
 
-use crate::ring::Ring;
+use crate::ring::{Key, Ring};
 use crate::token;
 use model::{Blame, Principal, ServerName, TokenRecord};
 use std::sync::Arc;
@@ -45,6 +45,9 @@ pub enum Denied {
     /// It opens one server, and this is another.
     #[error("the token is for another server")]
     WrongServer,
+    /// It opens servers, and this is the ledger; or the other way round.
+    #[error("the token opens the ledger or servers, and the other was asked for")]
+    WrongKind,
 }
 
 impl Denied {
@@ -54,26 +57,37 @@ impl Denied {
     }
 }
 
+/// What is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked<'a> {
+    Server(&'a ServerName),
+    Ledger,
+}
+
 /// Judges `bearer` (the text after the word `Bearer`) at `now_ms`. The secret is compared before anything is told
 /// about the token, so who only knows an id learns nothing of its state.
-pub(crate) fn verify(ring: &Ring, bearer: &str, server: &ServerName, now_ms: i64) -> Result<Verified, Denied> {
-    if bearer.is_empty() {
-        return Err(Denied::Missing);
-    }
-    let id = token::parse(bearer).ok_or(Denied::Malformed)?;
-    let key = ring.find(&id).ok_or(Denied::Unknown)?;
-    if !bool::from(key.hash.ct_eq(&token::hash(bearer))) {
-        return Err(Denied::Unknown);
-    }
-    let record = &key.record;
+pub(crate) fn verify(ring: &Ring, bearer: &str, asked: Asked<'_>, now_ms: i64) -> Result<Verified, Denied> {
+    let record = &presented(ring, bearer)?.record;
     if record.revoked_at_ms.is_some() {
         return Err(Denied::Revoked);
     }
     if record.expires_at_ms.is_some_and(|end| end <= now_ms) {
         return Err(Denied::Expired);
     }
-    if record.server.as_ref().is_some_and(|only| only != server) {
-        return Err(Denied::WrongServer);
+    match asked {
+        Asked::Server(_) if record.audit => Err(Denied::WrongKind),
+        Asked::Ledger if !record.audit => Err(Denied::WrongKind),
+        Asked::Server(server) if record.server.as_ref().is_some_and(|only| only != server) => Err(Denied::WrongServer),
+        Asked::Server(_) | Asked::Ledger => Ok(Verified { record: Arc::clone(record) }),
     }
-    Ok(Verified { record: Arc::clone(record) })
+}
+
+/// The key of a token that was shown whole, whatever has become of it.
+pub(crate) fn presented<'a>(ring: &'a Ring, bearer: &str) -> Result<&'a Key, Denied> {
+    if bearer.is_empty() {
+        return Err(Denied::Missing);
+    }
+    let id = token::parse(bearer).ok_or(Denied::Malformed)?;
+    let key = ring.find(&id).ok_or(Denied::Unknown)?;
+    if bool::from(key.hash.ct_eq(&token::hash(bearer))) { Ok(key) } else { Err(Denied::Unknown) }
 }

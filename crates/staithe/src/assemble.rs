@@ -1,14 +1,14 @@
 //! Constructs everything, top to bottom, and takes it down again. No decisions here.
 
 use crate::addresses;
-use crate::book::{self, HostLedger};
+use crate::book::{self, HostLedger, Told};
 use crate::config::Config;
 use crate::export::{Endpoint, Exported, Exporter};
 use crate::fault;
 use crate::listeners;
 use crate::metrics;
 use crate::state::{StateDir, StateLock};
-use control::{Control, HostFacts, HostKind, Upgrade};
+use control::{Control, HostFacts, HostKind, LedgerLook, Upgrade};
 use doors::{Probed, Socket};
 use gateway::{Auth, Leaving, Meters};
 use model::Problem;
@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Location, Store};
-use supervisor::{Keeper, KeeperError, Place, Succession, Supervisor};
+use supervisor::{Keeper, KeeperError, Place, Scribe, Succession, Supervisor};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -122,12 +122,25 @@ pub(crate) async fn assemble(
     let socket = bound.map_err(|error| fault::because("open the operator socket", &error, ""))?;
     let authority = Authority::open(store.clone()).await;
     let authority = authority.map_err(|error| fault::because("read the tokens", &error, ""))?;
-    let settings = hosting(state, config, &listening)?;
+    let (scribe, lives) = supervisor::lives();
+    let settings = hosting(state, config, &listening, scribe.clone())?;
+    // Of the daemon before this one, which are not ours to end as long as we have not taken their place.
+    let held = takes_over || keeper.holds_servers().await.unwrap_or(true);
     let supervisor = Supervisor::start(store.clone(), settings, keeper.clone(), succession).await;
     let supervisor = supervisor.map_err(|error| fault::because("start the servers", &error, ""))?;
     let stopping = CancellationToken::new();
-    let facts = facts(state, config, &listening, kind);
-    let ledger = book::open(state, &listening.public, &store, &supervisor).await?;
+    let words = Told { scribe, lives, config: config.digest() };
+    let ledger = match book::open(state, &config.ledger, &listening.public, &store, &supervisor, words).await {
+        Ok(ledger) => ledger,
+        Err(problem) => {
+            if !held {
+                supervisor.stop().await;
+                told("end the keeper", keeper.end(Duration::ZERO).await);
+            }
+            return Err(problem);
+        }
+    };
+    let facts = facts(state, config, &listening, kind, &ledger);
     let (acts, hosted) = (Some(ledger.acts.clone()), supervisor.clone());
     let (control, upgrades) = Control::new(store, hosted, authority.clone(), facts, acts, stopping.clone());
     let leaving = Leaving::default();
@@ -136,7 +149,7 @@ pub(crate) async fn assemble(
     let exported = Arc::new(Exported::default());
     let (spans, exporter) = collector.map(|to| Exporter::start(to, exported.clone())).unzip();
     let meters = Arc::new(Meters::new(config.per_tool, spans));
-    let metrics = metrics::page(supervisor.clone(), meters.clone(), exported);
+    let metrics = metrics::page(supervisor.clone(), meters.clone(), exported, ledger.clone());
     let probed = Probed { control: control.clone(), metrics, stopping: stopping.clone() };
     Ok(Host {
         traffic: Part::new("public listener", |shutdown| {
@@ -220,7 +233,12 @@ fn still_held(keeper: &UnixStream) -> Problem {
     )
 }
 
-fn hosting(state: &StateDir, config: &Config, listening: &Listening) -> Result<supervisor::Settings, Problem> {
+fn hosting(
+    state: &StateDir,
+    config: &Config,
+    listening: &Listening,
+    scribe: Scribe,
+) -> Result<supervisor::Settings, Problem> {
     Ok(supervisor::Settings {
         servers_dir: state.servers(),
         identity: state.identity()?,
@@ -231,6 +249,7 @@ fn hosting(state: &StateDir, config: &Config, listening: &Listening) -> Result<s
             inherited_calls_max: config.serving.call_timeout_max,
             ..config.hosting.clone()
         },
+        scribe: Some(scribe),
     })
 }
 
@@ -241,11 +260,13 @@ fn face(config: &Config, public_at: SocketAddr, leaving: Leaving, ledger: &HostL
         origins: config.allowed_origins.clone(),
         limits: config.serving.clone(),
         leaving,
-        book: Some(ledger.book.clone()),
+        book: ledger.book.clone(),
+        audit: Some(ledger.audit(config.ledger.public)),
     }
 }
 
-fn facts(state: &StateDir, config: &Config, listening: &Listening, kind: HostKind) -> HostFacts {
+fn facts(state: &StateDir, config: &Config, listening: &Listening, kind: HostKind, ledger: &HostLedger) -> HostFacts {
+    let ledger = ledger.clone();
     HostFacts {
         kind,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -256,6 +277,7 @@ fn facts(state: &StateDir, config: &Config, listening: &Listening, kind: HostKin
         operator: listening.operator.clone(),
         state_dir: state.path().display().to_string(),
         auth: !config.open,
+        ledger: Some(LedgerLook(Arc::new(move || ledger.report()))),
     }
 }
 
@@ -303,6 +325,7 @@ impl Host {
             exporter.stop().await;
         }
         self.socket.stop().await;
+        self.ledger.settle().await;
     }
 
     /// Stops everything in order. When it returns, no process of any server is left, or all of them are the keeper's.

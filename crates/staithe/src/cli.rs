@@ -1,5 +1,9 @@
 //! The grammar of the command line. It decides nothing: words in, a typed value out.
 
+mod audit;
+
+pub(crate) use audit::{Caller, EraseArgs, ExportArgs, ExportFormat, Point, PruneArgs, RecoverArgs, SearchArgs};
+
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use model::{EraPin, IdleTtl, Mode, Principal, ServerName, Span, bounds, measure};
@@ -66,7 +70,7 @@ pub(crate) enum Verb {
     /// Machine tokens for clients
     #[command(subcommand)]
     Token(TokenVerb),
-    /// Verify a ledger offline, and run a witness. None of these needs a host
+    /// The ledger: verify it here or offline elsewhere, search, export, prune, erase, recover; and run a witness
     #[command(subcommand)]
     Audit(AuditVerb),
 }
@@ -276,6 +280,9 @@ pub(crate) enum TokenVerb {
         /// The only server it opens [default: every server]
         #[arg(long)]
         server: Option<ServerName>,
+        /// It opens the ledger at /audit/v1/, with all that was recorded, and no server
+        #[arg(long, conflicts_with = "server")]
+        audit: bool,
         /// It ends by itself after this time, like 90s, "12 h" or 1d; a number alone means seconds [default: never]
         #[arg(long, value_name = "TIME", value_parser = lifetime)]
         expires_in: Option<u64>,
@@ -294,7 +301,7 @@ pub(crate) enum TokenVerb {
 pub(crate) enum AuditVerb {
     /// Cosign checkpoints of other people's logs, and never two of one log that contradict each other
     Witness(WitnessArgs),
-    /// Verify a log offline: a copy of its directory and its public keys are enough
+    /// Verify a log offline: a copy of its directory and its public keys are enough. Without a directory, this host's own ledger
     Verify(VerifyArgs),
     /// Verify offline, with a proof, that one entry is in a log
     Check(ProofArgs),
@@ -304,6 +311,18 @@ pub(crate) enum AuditVerb {
     Show(ShowArgs),
     /// A proof that a record is in this host's ledger, which others check offline with `audit check`
     Prove(ProveArgs),
+    /// Find calls, refusals and operators' acts in this host's ledger
+    Search(SearchArgs),
+    /// Write this host's ledger as JSON lines, with proofs, or as OCSF events
+    Export(ExportArgs),
+    /// Forget whom a pseudonym in the ledger stands for
+    Erase(EraseArgs),
+    /// Remove the beginning of the ledger
+    Prune(PruneArgs),
+    /// Make everything that is derived from the ledger's entries again from them. No daemon may run
+    Rebuild,
+    /// Begin a new ledger where the old one is refused. No daemon may run
+    Recover(RecoverArgs),
 }
 
 /// `audit tail`.
@@ -322,6 +341,9 @@ pub(crate) struct TailArgs {
 pub(crate) struct ShowArgs {
     /// Its index: the first record has 0
     pub(crate) index: u64,
+    /// Show what the arguments or the answer said, too, where that is kept; the daemon decrypts it, and records that you asked
+    #[arg(long)]
+    pub(crate) content: bool,
 }
 
 /// `audit prove`.
@@ -366,11 +388,13 @@ pub(crate) struct WitnessArgs {
 files of keys and policy are wrong, 1 something could not be read."
 )]
 pub(crate) struct VerifyArgs {
-    /// The log's directory, or a copy of it
-    pub(crate) dir: PathBuf,
-    /// The log's public keys, one per line, `#` begins a comment: Ed25519 and ML-DSA-44
+    /// The log's directory, or a copy of it [default: this host's own ledger]
+    #[arg(requires = "key")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The log's public keys, one per line, `#` begins a comment: Ed25519 and ML-DSA-44 [default without a directory: those that
+    /// lie beside the ledger, which whoever rules this machine can replace]
     #[arg(long, value_name = "FILE")]
-    pub(crate) key: PathBuf,
+    pub(crate) key: Option<PathBuf>,
     /// A checkpoint of the log that somebody kept: the log must still begin with what it was then
     #[arg(long, value_name = "FILE")]
     pub(crate) since: Option<PathBuf>,

@@ -16,6 +16,7 @@ mod import;
 mod install;
 mod lifecycle;
 mod listeners;
+mod lives;
 mod metrics;
 mod naming;
 mod output;
@@ -24,12 +25,14 @@ mod render;
 mod run;
 mod serve;
 mod state;
+mod steps;
 mod systemd;
 mod telemetry;
 mod timing;
 mod units;
 mod upgrade;
 mod watch;
+mod witnesses;
 
 use crate::cli::{AuditVerb, Cli, Verb};
 use crate::output::Output;
@@ -93,11 +96,17 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Problem> {
         Verb::Check(args) => check::check(&args, state_dir, output),
         Verb::InstallService(args) => install::install(&args, state_dir, output),
         Verb::Audit(AuditVerb::Witness(args)) => hosting(async { audit::witness(&args, output).await }),
-        Verb::Audit(AuditVerb::Verify(args)) => audit::verify(&args, output),
+        Verb::Audit(AuditVerb::Verify(args)) => audit::verify(&args, state_dir, output),
         Verb::Audit(AuditVerb::Check(args)) => audit::check(&args, output),
         Verb::Audit(AuditVerb::Tail(args)) => audit::tail(&args, state_dir, output),
-        Verb::Audit(AuditVerb::Show(args)) => audit::show(&args, state_dir, output),
+        Verb::Audit(AuditVerb::Show(args)) => asking(async { audit::show(&args, state_dir, output).await }),
         Verb::Audit(AuditVerb::Prove(args)) => audit::prove(&args, state_dir, output),
+        Verb::Audit(AuditVerb::Search(args)) => asking(async { audit::search(&args, state_dir, output).await }),
+        Verb::Audit(AuditVerb::Export(args)) => audit::export(&args, state_dir, output),
+        Verb::Audit(AuditVerb::Erase(args)) => asking(async { audit::erase(&args, state_dir, output).await }),
+        Verb::Audit(AuditVerb::Prune(args)) => asking(async { audit::prune(&args, state_dir, output).await }),
+        Verb::Audit(AuditVerb::Rebuild) => audit::rebuild(state_dir, output),
+        Verb::Audit(AuditVerb::Recover(args)) => audit::recover(state_dir, args.config.as_deref(), output),
         Verb::Import(args) => asking(async { import::import(&args, state_dir, output).await }),
         Verb::Call(args) => asking(async { call::call(&args, state_dir, output).await }),
         other => asking(async { remote::command(other, state_dir, output).await }),

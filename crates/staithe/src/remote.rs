@@ -4,6 +4,7 @@ use crate::cli::{TokenVerb, Verb};
 use crate::fault;
 use crate::output::Output;
 use crate::state::StateDir;
+use model::report::LedgerReport;
 use model::{Command, Problem, Reply};
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,7 +30,7 @@ pub(crate) async fn command(verb: Verb, flag: Option<&Path>, output: Output) -> 
 }
 
 fn is_failing(reply: &Reply) -> bool {
-    matches!(reply, Reply::Status(report) if report.stopping || report.servers.iter().any(|server| server.health.is_broken()))
+    matches!(reply, Reply::Status(report) if report.stopping || report.ledger.as_ref().is_some_and(LedgerReport::is_broken) || report.servers.iter().any(|server| server.health.is_broken()))
 }
 
 fn meant(verb: Verb) -> Result<Command, Problem> {
@@ -44,8 +45,8 @@ fn meant(verb: Verb) -> Result<Command, Problem> {
         Verb::Start(one) => Command::Start { server: one.server },
         Verb::Upgrade(args) => Command::Upgrade { program: args.program.map(|program| program.display().to_string()) },
         Verb::Remove(one) => Command::Remove { server: one.server },
-        Verb::Token(TokenVerb::Create { principal, server, expires_in }) => {
-            Command::TokenCreate { principal, server, expires_in_s: expires_in }
+        Verb::Token(TokenVerb::Create { principal, server, audit, expires_in }) => {
+            Command::TokenCreate { principal, server, expires_in_s: expires_in, audit }
         }
         Verb::Token(TokenVerb::List) => Command::Tokens,
         Verb::Token(TokenVerb::Revoke { id }) => Command::TokenRevoke { id },

@@ -1,6 +1,8 @@
 //! Replies as people read them: plain text and small aligned tables. Texts that came from servers and clients are shown
 //! without control characters, so that nobody can write to the operator's terminal.
 
+mod ledger;
+
 use model::report::{Health, InstanceReport, LogLine, ServerReport, SessionReport, StatusReport, TokenReport};
 use model::{Problem, ProblemCode, Reply, ServerName};
 use std::fmt::Write as _;
@@ -22,6 +24,11 @@ pub(crate) fn reply(reply: &Reply, now_ms: i64) -> String {
         }
         Reply::TokenCreated { token, report } => token_created(token, report, now_ms),
         Reply::Tokens(list) => tokens(list, now_ms),
+        Reply::Pseudonyms(list) => {
+            let rows = list.iter().map(|known| vec![known.principal.to_string(), known.pseudonym.clone()]).collect();
+            table(&["PRINCIPAL", "PSEUDONYM"], rows)
+        }
+        Reply::Content { content, .. } => format!("{}\n", lines_cleaned(content)),
         Reply::Problem(problem) => self::problem(problem),
     }
 }
@@ -96,6 +103,9 @@ fn status(report: &StatusReport, now_ms: i64) -> String {
         ("state", clean(&report.state_dir)),
         ("servers", counts),
     ] {
+        let _ = writeln!(out, "{name:<10}{value}");
+    }
+    for (name, value) in report.ledger.iter().flat_map(|report| ledger::lines(report, now_ms)) {
         let _ = writeln!(out, "{name:<10}{value}");
     }
     if !report.servers.is_empty() {
@@ -208,7 +218,11 @@ fn log(line: &LogLine) -> String {
 }
 
 fn token_created(token: &str, report: &TokenReport, now_ms: i64) -> String {
-    let opens = report.server.as_ref().map_or_else(|| "every server".to_owned(), |name| format!("the server {name}"));
+    let opens = match &report.server {
+        _ if report.audit => "the ledger".to_owned(),
+        None => "every server".to_owned(),
+        Some(name) => format!("the server {name}"),
+    };
     let ends = report.expires_at_ms.map(|at| format!(", for {}", span(at - now_ms))).unwrap_or_default();
     format!(
         "{token}\nThis is the only time that it is shown. It opens {opens} for {}{ends}; `staithe token revoke {}` ends it.\n",
@@ -227,7 +241,11 @@ fn tokens(list: &[TokenReport], now_ms: i64) -> String {
             (None, Some(at)) => format!("valid for {}", span(at - now_ms)),
             (None, None) => "valid".to_owned(),
         };
-        let server = t.server.as_ref().map_or_else(|| "(every server)".to_owned(), ToString::to_string);
+        let server = match &t.server {
+            _ if t.audit => "(the ledger)".to_owned(),
+            None => "(every server)".to_owned(),
+            Some(name) => name.to_string(),
+        };
         vec![t.id.clone(), t.principal.to_string(), server, age(now_ms, t.created_at_ms), state]
     });
     table(&["TOKEN", "PRINCIPAL", "SERVER", "AGE", "STATE"], rows.collect())
@@ -339,6 +357,7 @@ mod tests {
             stopping: false,
             upgrading: false,
             resident_bytes: 13 << 20,
+            ledger: None,
             servers,
         };
         let stopping = StatusReport { stopping: true, ..report.clone() };
@@ -381,6 +400,7 @@ long-name: exit 1 [31m boo
             id: "abc".to_owned(),
             principal: "local".parse().unwrap(),
             server: None,
+            audit: false,
             created_at_ms: 0,
             expires_at_ms,
             revoked_at_ms,

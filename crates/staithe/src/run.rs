@@ -116,7 +116,7 @@ async fn renew_token(host: &Host, store: &Store, name: &ServerName, keep: bool) 
     let failed = |error: store::StoreError| fault::because("remember the token", &error, "");
     let last = store.setting(&key).await.map_err(failed)?;
     let principal = PRINCIPAL.parse().map_err(|error| fault::because("make a token", &error, ""))?;
-    let create = Command::TokenCreate { principal, server: Some(name.clone()), expires_in_s: None };
+    let create = Command::TokenCreate { principal, server: Some(name.clone()), expires_in_s: None, audit: false };
     let Reply::TokenCreated { token, report } = execute(host, create).await? else {
         return Err(fault::failed("no token was made; this is a bug in staithe", ""));
     };

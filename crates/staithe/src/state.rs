@@ -158,9 +158,19 @@ impl StateDir {
         self.path.join("ledger")
     }
 
+    /// What calls said, where that is kept.
+    pub(crate) fn contents(&self) -> PathBuf {
+        self.path.join("contents")
+    }
+
     /// Secret keys.
     pub(crate) fn keys(&self) -> PathBuf {
         self.path.join("keys")
+    }
+
+    /// Secret keys of a ledger that is to take the place of this one: there while that is being done.
+    pub(crate) fn next_keys(&self) -> PathBuf {
+        self.path.join("keys.next")
     }
 
     /// Each server's own state and logs.

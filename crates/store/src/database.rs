@@ -42,6 +42,14 @@ impl Database {
         }
     }
 
+    /// Leaves nothing in the file of what was deleted.
+    pub(crate) fn scrub(&mut self) -> Result<(), Cause> {
+        match self {
+            Self::Sqlite(connection) => sqlite::scrub(connection),
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
     /// The same without waiting for the disk: the commit outlives this process, and the machine only from the next
     /// [`Database::write`] on.
     pub(crate) fn write_relaxed<T>(

@@ -10,11 +10,14 @@
 //! The SQL text is one and the same for both databases: `$1, $2, …` in the order of their first appearance, TEXT and
 //! BIGINT only. What must differ (opening, beginning a transaction, errors) is in `sqlite` and `postgresql`.
 //!
+//! Apart from that it has the index of the ledger (`ledger_index`): a file of its own, derived data, for one command at a time.
+//!
 //! May import: model, stdx.
 
 mod database;
 mod error;
 mod group;
+mod ledger_index;
 mod location;
 mod migrate;
 mod owner;
@@ -29,5 +32,6 @@ mod tx;
 mod verdict;
 
 pub use error::{Cause, OpenError, StoreError};
+pub use ledger_index::{Began, Ended, Found, IndexFilter, IndexMark, LedgerIndex};
 pub use location::Location;
 pub use owner::Store;

@@ -70,7 +70,7 @@ impl Store {
         answer.await.map_err(|_| stopped())?.map_err(|cause| StoreError::new(op, cause))
     }
 
-    async fn run<T, F>(&self, op: &'static str, work: F) -> Result<T, StoreError>
+    pub(crate) async fn run<T, F>(&self, op: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Database) -> Result<T, Cause> + Send + 'static,

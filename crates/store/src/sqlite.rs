@@ -35,7 +35,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// The file exists with mode 0600 before SQLite opens it; the log files beside it then get the same mode.
-fn create_private(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn create_private(path: &Path) -> Result<(), OpenError> {
     if let Some(directory) = path.parent() {
         stdx::durable::make_dir(directory, 0o700).map_err(OpenError::Directory)?;
     }
@@ -149,6 +149,16 @@ pub(crate) fn relax(connection: &Connection) -> Result<(), Cause> {
 /// Commits wait for the disk again. The log is one file: the next one makes everything before it durable too.
 pub(crate) fn insist(connection: &Connection) -> Result<(), Cause> {
     connection.execute_batch("PRAGMA synchronous = FULL").map_err(cause)
+}
+
+/// Copies what is used into the file anew, and empties the log beside it: what was deleted is in neither.
+pub(crate) fn scrub(connection: &Connection) -> Result<(), Cause> {
+    connection.execute_batch("VACUUM").map_err(cause)?;
+    let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    match emptied.map_err(cause)? {
+        0 => Ok(()),
+        _ => Err(Cause::Busy("another process reads it".into())),
+    }
 }
 
 /// Commits; a commit that failed leaves no transaction behind.

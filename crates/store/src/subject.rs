@@ -1,5 +1,6 @@
 //! The keys of principals, which are erased to erase them from the ledger.
 
+use crate::database::Database;
 use crate::error::{Cause, StoreError};
 use crate::owner::Store;
 use crate::tx::{Value, at_most_one};
@@ -39,5 +40,11 @@ impl Store {
             Ok(tx.execute("DELETE FROM subjects WHERE principal = $1", &[Value::Text(&principal)])? > 0)
         });
         write.await
+    }
+
+    /// Writes the file of the database anew, so that nothing that was erased is left in what it does not use. PostgreSQL does so
+    /// by itself, in its own time.
+    pub async fn scrub(&self) -> Result<(), StoreError> {
+        self.run("write the database anew", Database::scrub).await
     }
 }

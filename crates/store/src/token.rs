@@ -5,6 +5,9 @@ use crate::owner::Store;
 use crate::tx::{Row, Value};
 use model::{BadName, ServerName, TokenRecord};
 
+/// In the place of a server: the token opens the ledger. No server can have this name.
+const AUDIT: &str = "/audit";
+
 impl Store {
     /// Keeps a new token. An id or hash that is there already is refused: a token is never overwritten.
     pub async fn put_token(&self, token: TokenRecord) -> Result<(), StoreError> {
@@ -16,7 +19,11 @@ impl Store {
                     Value::Text(&token.id),
                     Value::Text(&token.hash),
                     Value::Text(token.principal.as_str()),
-                    Value::OptText(token.server.as_ref().map(ServerName::as_str)),
+                    Value::OptText(if token.audit {
+                        Some(AUDIT)
+                    } else {
+                        token.server.as_ref().map(ServerName::as_str)
+                    }),
                     Value::Int(token.created_at_ms),
                     Value::OptInt(token.expires_at_ms),
                     Value::OptInt(token.revoked_at_ms),
@@ -61,11 +68,13 @@ impl Store {
 
 fn token(row: &Row) -> Result<TokenRecord, Cause> {
     let damaged = |error: BadName| Cause::Damaged { what: format!("{error}") };
+    let audit = row.opt_text(3)? == Some(AUDIT);
     Ok(TokenRecord {
         id: row.text(0)?.to_owned(),
         hash: row.text(1)?.to_owned(),
         principal: row.text(2)?.parse().map_err(damaged)?,
-        server: row.opt_text(3)?.map(str::parse).transpose().map_err(damaged)?,
+        audit,
+        server: row.opt_text(3)?.filter(|_| !audit).map(str::parse).transpose().map_err(damaged)?,
         created_at_ms: row.int(4)?,
         expires_at_ms: row.opt_int(5)?,
         revoked_at_ms: row.opt_int(6)?,

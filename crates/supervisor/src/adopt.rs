@@ -7,17 +7,18 @@ use crate::handover::Rest;
 use crate::hosted::Hosted;
 use crate::keeping::{Keeper, KeeperError, Kept};
 use crate::key::Key;
+use crate::life::Life;
 use crate::notebook::{Notebook, Story};
 use crate::orphans::Orphans;
 use crate::process::{self, Child, Pipes};
 use crate::running::{Left, Running};
 use crate::session::Session;
+use crate::settings::Settings;
 use crate::slot::{Context, First, Slot};
 use crate::tree;
 use model::{Mode, ServerName};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What the keeper held when this daemon came.
 #[derive(Debug, Default)]
@@ -113,7 +114,7 @@ impl Inheritance {
 
     /// Ends what nobody took: with the same grace that every instance has. What the calls of a living daemon need is
     /// returned.
-    pub(crate) fn end_rest(&mut self, grace: Duration, orphans: &Orphans) -> Vec<(ServerName, Heir)> {
+    pub(crate) fn end_rest(&mut self, settings: &Settings, orphans: &Orphans) -> Vec<(ServerName, Heir)> {
         let untaken =
             self.by_server.drain().flat_map(|(name, heirs)| heirs.into_iter().map(move |h| (name.clone(), h)));
         let (needed, useless): (Vec<_>, Vec<_>) = untaken.partition(|(_, heir)| heir.rest.is_some());
@@ -127,26 +128,31 @@ impl Inheritance {
         }
         for child in self.rest.drain(..) {
             orphans.instance_is_gone(child.id);
-            stdx::task::spawn("end what served nobody", end_quietly(child, grace));
+            stdx::task::spawn("end what served nobody", end_quietly(child, settings.clone()));
         }
         for child in useless.into_iter().map(|(_, heir)| heir.child) {
             orphans.instance_is_gone(child.id);
-            stdx::task::spawn("end what is left", end(child, grace));
+            stdx::task::spawn("end what is left", end(child, settings.clone()));
         }
         needed.into_iter().chain(self.guests.drain(..)).collect()
     }
 }
 
-async fn end_quietly(mut child: Child, grace: Duration) -> String {
+async fn end_quietly(mut child: Child, settings: Settings) -> String {
     child.close_stdin().await;
-    let status = tree::stop(&mut child, grace).await;
+    let status = tree::stop(&mut child, settings.limits.stop_grace).await;
     child.forget().await;
+    if let Some(scribe) = &settings.scribe {
+        let server = child.mark.split('/').nth(1).unwrap_or_default().to_owned();
+        let (instance, pid, how) = (child.id, child.pid, status.clone());
+        scribe.tell(Life::Ended { server, instance, pid, how, cause: "left" }).await;
+    }
     status
 }
 
-async fn end(child: Child, grace: Duration) {
+async fn end(child: Child, settings: Settings) {
     let pid = child.pid;
-    let status = end_quietly(child, grace).await;
+    let status = end_quietly(child, settings).await;
     tracing::info!(pid, status, "ended a process of an earlier daemon that no server wants");
 }
 
@@ -165,9 +171,8 @@ impl Hosted {
                         guest::keep(&self.shared, predecessor, *heir, room);
                     }
                     None => {
-                        let grace = self.settings().limits.stop_grace;
                         self.shared.orphans.instance_is_gone(id);
-                        stdx::task::spawn("end what is left", end(heir.child, grace));
+                        stdx::task::spawn("end what is left", end(heir.child, self.settings().clone()));
                     }
                 },
             }

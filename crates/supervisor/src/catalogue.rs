@@ -2,16 +2,17 @@
 //! says that it changed, without any client's call: calls of the other era need it, and calls that mirror parameters.
 
 use crate::instance::{Instance, Stalled, Wish};
+use crate::life::Life;
 use crate::mailbox::Item;
 use bytes::Bytes;
 use model::report::LogSource;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use wire::catalogue::{Catalogue, Reading, Unlisted, list_line};
+use wire::catalogue::{Catalogue, Reading, Tool, Unlisted, list_line};
 use wire::era::Era;
 use wire::message::Message;
 use wire::scan::Place;
@@ -71,6 +72,13 @@ impl Instance {
         self.tools.plain.load(Ordering::Acquire)
     }
 
+    /// Whether a call of this tool may destroy something, as the server says. Until its list is known, any may.
+    pub fn may_destroy(self: &Arc<Self>, tool: &str) -> bool {
+        self.want_tools();
+        let known = self.tools.known.borrow();
+        known.as_ref().is_none_or(|known| known.tool(tool).is_some_and(Tool::destructive))
+    }
+
     /// Starts to read the list of tools, unless that was done before.
     pub fn want_tools(self: &Arc<Self>) {
         if !self.tools.wanted.load(Ordering::Relaxed) && !self.tools.wanted.swap(true, Ordering::Relaxed) {
@@ -126,11 +134,12 @@ async fn keep_reading(instance: Arc<Instance>) {
         if before > 0 {
             rest(tools, again).await;
         }
-        let Some(catalogue) = read(&instance).await else {
+        let Some(mut catalogue) = read(&instance).await else {
             // The process is gone, and its calls with it.
             return tools.reading.store(false, Ordering::Release);
         };
         if tools.changes.load(Ordering::Acquire) == before {
+            shown(&instance, catalogue.take_definitions()).await;
             publish(&instance, catalogue);
         }
         tools.reading.store(false, Ordering::Release);
@@ -159,6 +168,14 @@ async fn rest(tools: &Tools, again: bool) {
     if tokio::time::timeout(pause, needed).await.is_ok() && again {
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Tells what the server shows, where that was read to its end.
+async fn shown(instance: &Instance, definitions: Option<BTreeMap<String, [u8; 32]>>) {
+    let Some(tools) = definitions else { return };
+    let server = instance.server().clone();
+    let shown = || Life::Tools { server, instance: instance.id, tools };
+    Box::pin(instance.context.tell(shown)).await;
 }
 
 fn publish(instance: &Instance, catalogue: Catalogue) {

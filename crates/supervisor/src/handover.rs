@@ -316,7 +316,7 @@ impl GivenAway {
         let others = shared.keeper.know(others);
         let none = (HashMap::new(), &HashSet::new());
         let mut others = Inheritance::of(others, &shared.keeper, &shared.settings.identity, none);
-        drop(others.end_rest(shared.settings.limits.stop_grace, &shared.orphans));
+        drop(others.end_rest(&shared.settings, &shared.orphans));
         Ok(waited_for.len() - ours.len())
     }
 

@@ -9,8 +9,9 @@
 use crate::absent::{Absent, Bound};
 use crate::hosted::Hosted;
 use crate::key::Key;
+use crate::orders::Order;
 use crate::session::Session;
-use crate::slot::{Order, Slot};
+use crate::slot::Slot;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

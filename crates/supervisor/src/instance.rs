@@ -168,6 +168,11 @@ impl Instance {
         self.id
     }
 
+    /// The generation that it is of.
+    pub fn generation(&self) -> u64 {
+        self.context.generation
+    }
+
     /// Its process; `None` where the server is elsewhere.
     pub fn process(&self) -> Option<u32> {
         self.pid

@@ -110,7 +110,7 @@ pub(crate) enum Cause {
 impl Cause {
     const ALL: [Self; 5] = [Self::Exit, Self::Limit, Self::Wedged, Self::Keeper, Self::Asked];
 
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Exit => "exit",
             Self::Limit => "limit",

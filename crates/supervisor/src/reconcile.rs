@@ -160,7 +160,7 @@ impl Supervisor {
     /// Processes that no server took over: those that the old daemon's calls need stay as long, all others end.
     fn sort_out(&self) -> Result<(), ReconcileError> {
         let shared = &self.inner.shared;
-        let needed = self.inheritance().end_rest(shared.settings.limits.stop_grace, &shared.orphans);
+        let needed = self.inheritance().end_rest(&shared.settings, &shared.orphans);
         let Some(predecessor) = &shared.predecessor else { return Ok(()) };
         for (server, heir) in needed {
             let (log, counters) = match self.entry(&server) {

@@ -10,6 +10,7 @@ mod exchange;
 mod failure;
 mod legacy;
 mod modern;
+mod outside;
 mod web;
 
 use crate::hosted::Hosted;
@@ -23,6 +24,7 @@ use http::{HeaderValue, Uri};
 use model::report::LogSource;
 use model::{EraPin, Remote};
 use modern::Told;
+pub use outside::{Outside, OutsideError, Outsider, Said};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

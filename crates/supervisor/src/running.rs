@@ -8,6 +8,7 @@ use crate::hosted::Hosted;
 use crate::instance::Instance;
 use crate::keeping::Fate;
 use crate::key::Key;
+use crate::life::Life;
 use crate::mailbox::ExitReport;
 use crate::meter::Cause;
 use crate::notebook::{Known, Notebook, Story};
@@ -112,7 +113,10 @@ impl Running {
                     reason: format!("could not be started: {}", stdx::chain::Chain(&error)),
                 })?;
         context.log.add(id, LogSource::Host, &format!("started as process {}", child.pid));
-        Ok(Self::around(child, pipes, era, context, None))
+        let (server, generation, pid) = (hosted.spec().name.clone(), hosted.spec().generation, child.pid);
+        let running = Self::around(child, pipes, era, context, None);
+        context.tell(|| Life::Started { server, generation, instance: id, pid }).await;
+        Ok(running)
     }
 
     /// Takes over a process that an earlier daemon started and that got through its handshake.
@@ -261,23 +265,25 @@ impl Running {
     /// Ends the instance, tells every waiting call, and returns how it ended.
     pub(crate) async fn stop(self, why: &str) -> ExitReport {
         let grace = self.instance.context.limits.stop_grace;
-        self.end(why, false, grace).await
+        let cause = self.cause();
+        self.end(why, cause, grace).await
     }
 
     /// The same for one that does not react: it gets a quarter of the time to leave.
     pub(crate) async fn stop_wedged(self, why: &str) -> ExitReport {
         let grace = self.instance.context.limits.stop_grace / 4;
-        self.end(why, false, grace).await
+        self.end(why, Cause::Wedged, grace).await
     }
 
     /// The same, where it was asked for: what still waits hears that staithe ended it.
     pub(crate) async fn stop_as_asked(self) -> ExitReport {
         let grace = self.instance.context.limits.stop_grace;
-        self.end("staithe was told to stop it", true, grace).await
+        self.end("staithe was told to stop it", Cause::Asked, grace).await
     }
 
-    async fn end(self, why: &str, asked: bool, grace: Duration) -> ExitReport {
+    async fn end(self, why: &str, cause: Cause, grace: Duration) -> ExitReport {
         let Self { instance, body } = self;
+        let asked = cause == Cause::Asked;
         let mut how = None;
         let report = match body {
             Body::Program(mut piped) => {
@@ -292,6 +298,7 @@ impl Running {
                     predecessor.lost(instance.id, &report);
                 }
                 how = piped.stop(grace).await;
+                piped.told(&instance, how.as_deref(), cause).await;
                 report
             }
             Body::Remote(link) => {
@@ -364,6 +371,21 @@ impl Piped {
             let _ = (&mut self.stderr).await;
         };
         let _ = tokio::time::timeout(Duration::from_millis(20), both).await;
+    }
+
+    /// Tells how the process ended, unless another daemon has it.
+    async fn told(&self, instance: &Instance, how: Option<&str>, cause: Cause) {
+        if self.child.is_given_away() || self.child.is_unheard() {
+            return;
+        }
+        let ended = || Life::Ended {
+            server: instance.server().to_string(),
+            instance: instance.id,
+            pid: self.child.pid,
+            how: self.end.as_deref().or(how).unwrap_or("it was ended").to_owned(),
+            cause: cause.as_str(),
+        };
+        instance.context.tell(ended).await;
     }
 
     /// Ends the process and its tree. How the process ended, where it had not before.

@@ -1,6 +1,7 @@
 //! What the supervisor is told once, and every bound it keeps.
 
 use crate::events::Bounds;
+use crate::life::Scribe;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub struct Settings {
     pub public_url: String,
     /// Bounds.
     pub limits: Limits,
+    /// Who records what becomes of processes. `None`: nobody.
+    pub scribe: Option<Scribe>,
 }
 
 /// Every bound, with its default and why.

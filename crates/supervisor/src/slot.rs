@@ -8,10 +8,12 @@ use crate::handshake::{self, Introduction};
 use crate::hosted::Hosted;
 use crate::instance::Instance;
 use crate::key::{Holder, Key};
+use crate::life::Scribe;
 use crate::living::Living;
 use crate::log::ServerLog;
 use crate::mailbox::ExitReport;
 use crate::meter::{Cause, ServerMeter};
+use crate::orders::{Order, Orders};
 use crate::orphans::Orphans;
 use crate::pool::Seat;
 use crate::restart::{HEALTHY, History, Next, Standing};
@@ -20,6 +22,7 @@ use crate::session::Session;
 use crate::settings::Limits;
 use crate::shared::Shared;
 use crate::subscriptions::Subscriptions;
+use crate::trouble::Trouble;
 use crate::verdict::Tally;
 use crate::watchdog::{self, Wedged};
 use bytes::Bytes;
@@ -31,13 +34,15 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stdx::clock::monotonic;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use wire::era::Era;
 
 /// What every process of a slot shares, one after another.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) server: ServerName,
+    /// What its processes are started as; 0 where only an earlier daemon needs it.
+    pub(crate) generation: u64,
     /// The next request id: one series for all processes of the host, and another one for each daemon.
     pub(crate) request_ids: Arc<AtomicU64>,
     /// Calls of an earlier daemon.
@@ -61,6 +66,7 @@ pub(crate) struct Context {
     /// Only that one has calls at its process.
     pub(crate) guest: bool,
     pub(crate) living: Arc<Living>,
+    pub(crate) scribe: Option<Scribe>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -78,6 +84,7 @@ impl Context {
     pub(crate) fn new(hosted: &Hosted, shared: bool) -> Self {
         Self {
             server: hosted.spec().name.clone(),
+            generation: hosted.spec().generation,
             request_ids: hosted.shared.request_ids.clone(),
             orphans: hosted.shared.orphans.clone(),
             limits: hosted.settings().limits.clone(),
@@ -92,6 +99,7 @@ impl Context {
             predecessor: hosted.predecessor().cloned(),
             guest: false,
             living: hosted.shared.living.clone(),
+            scribe: hosted.settings().scribe.clone(),
             sessions: Mutex::default(),
         }
     }
@@ -100,6 +108,7 @@ impl Context {
     pub(crate) fn of_guest(shared: &Shared, room: Room) -> Self {
         Self {
             server: room.server,
+            generation: 0,
             request_ids: shared.request_ids.clone(),
             orphans: shared.orphans.clone(),
             limits: shared.settings.limits.clone(),
@@ -114,6 +123,7 @@ impl Context {
             predecessor: shared.predecessor.clone(),
             guest: true,
             living: shared.living.clone(),
+            scribe: shared.settings.scribe.clone(),
             sessions: Mutex::default(),
         }
     }
@@ -177,42 +187,6 @@ pub(crate) enum State {
         standing: Standing,
     },
     Stopped,
-}
-
-/// What a slot's task can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Order {
-    /// Replace the process.
-    Restart,
-    /// End for good.
-    Stop,
-}
-
-/// The order that a slot's task has not yet followed: the strongest of those given.
-#[derive(Debug, Default)]
-struct Orders {
-    given: Mutex<Option<Order>>,
-    arrived: Notify,
-}
-
-impl Orders {
-    fn give(&self, order: Order) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        *given = (*given).max(Some(order));
-        drop(given);
-        self.arrived.notify_one();
-    }
-
-    /// The next order. Cancel-safe.
-    async fn next(&self) -> Order {
-        loop {
-            let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).take();
-            match given {
-                Some(order) => return order,
-                None => self.arrived.notified().await,
-            }
-        }
-    }
 }
 
 /// What a slot begins with.
@@ -442,12 +416,14 @@ enum End {
 /// The slot's task: one life after another until it is told to stop.
 async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
     let mut history = History::default();
+    let trouble = Trouble::default();
     loop {
-        match live(&slot, &hosted, std::mem::take(&mut first)).await {
+        match live(&slot, &hosted, std::mem::take(&mut first), &trouble).await {
             End::Ordered(Order::Stop) => break,
             End::Ordered(Order::Restart) => {
                 slot.context.counters.meter.restarted(Cause::Asked);
                 history = History::default();
+                trouble.ends(&slot.context, "an operator asked for a restart").await;
             }
             // Whatever it was, it was not this daemon's to mend, and may not be true.
             End::Died { reason, .. } if hosted.is_frozen() => {
@@ -465,10 +441,14 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
                     _ => history.died(monotonic(), since, stdx::random::fraction()),
                 };
                 slot.died(next, since.is_some(), reason, cause, history.deaths());
+                trouble.follows(&slot.context, next.standing, history.deaths()).await;
                 match tokio::time::timeout(next.delay, slot.orders.next()).await {
                     Ok(Order::Stop) => break,
                     // An operator knows better: whatever it was, it counts no more.
-                    Ok(Order::Restart) => history = History::default(),
+                    Ok(Order::Restart) => {
+                        history = History::default();
+                        trouble.ends(&slot.context, "an operator asked for a restart").await;
+                    }
                     Err(_elapsed) => {}
                 }
             }
@@ -484,7 +464,7 @@ async fn run(slot: Arc<Slot>, hosted: Arc<Hosted>, mut first: First) {
 }
 
 /// One process from its start to its end. Nothing of it is left when this returns.
-async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: First) -> End {
+async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: First, trouble: &Trouble) -> End {
     let warm = match first {
         First::Cold => None,
         First::Left(running) => Some(running),
@@ -507,6 +487,7 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: First) -> End {
         running.instance.want_tools();
     }
     tokio::select! {
+        never = trouble.heals(&slot.context) => match never {},
         reason = running.ended() => {
             slot.set(State::Waiting { until: monotonic(), reason: reason.clone(), wedged: false });
             let cause = running.cause();
@@ -515,6 +496,7 @@ async fn live(slot: &Arc<Slot>, hosted: &Arc<Hosted>, first: First) -> End {
         }
         wedged = judged(&instance, hosted) => {
             let reason = wedged.to_string();
+            slot.context.judged(Some(instance.id), "wedged", Some(reason.clone())).await;
             slot.set(State::Waiting { until: monotonic(), reason: reason.clone(), wedged: true });
             let report = running.stop_wedged(&reason).await;
             End::Died { since: Some(since), reason: report.to_string(), cause: Cause::Wedged }

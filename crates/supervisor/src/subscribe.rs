@@ -3,7 +3,7 @@
 
 use crate::absent::Absent;
 use crate::hosted::Hosted;
-use crate::instance::Unanswered;
+use crate::instance::{Instance, Unanswered};
 use crate::lease::Lease;
 use crate::session::Session;
 use crate::slot::Slot;
@@ -42,6 +42,12 @@ impl Hosted {
     pub fn subscribed(&self, session: &Arc<Session>, uri: &str) -> bool {
         let asleep = self.dormant.holds(session.id()) && session.subscriptions().iter().any(|held| held == uri);
         asleep || self.all_slots().iter().any(|slot| slot.context.subscriptions.holds(session.id(), uri))
+    }
+
+    /// The process that would hear that a session ends its subscription.
+    pub fn subscribed_at(&self, session: &Session, uri: &str) -> Option<Arc<Instance>> {
+        let holds = |slot: &Arc<Slot>| slot.context.subscriptions.holds(session.id(), uri);
+        self.all_slots().into_iter().find(holds)?.serving()
     }
 
     /// Ends a session's subscription. `None` where the server need not hear of it.

@@ -7,7 +7,8 @@ use crate::message::{Message, Shape};
 use crate::param::Param;
 use crate::scan::{self, Kind, Place, Span};
 use crate::shape::{DATA, NAMED};
-use std::collections::{HashMap, HashSet};
+use aws_lc_rs::digest;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// Pages of one list.
@@ -44,6 +45,7 @@ pub struct Tool {
     task: TaskSupport,
     wrapped: bool,
     excluded: bool,
+    destructive: bool,
 }
 
 impl Tool {
@@ -66,6 +68,12 @@ impl Tool {
     /// Whether its annotations break the rules, so that a client over HTTP must not use it. (E60)
     pub fn excluded(&self) -> bool {
         self.excluded
+    }
+
+    /// Whether its server says that it may destroy something (`annotations.destructiveHint`). What is not said counts as no,
+    /// though the specification's default is yes: nearly no tool says anything.
+    pub fn destructive(&self) -> bool {
+        self.destructive
     }
 
     fn is_plain(&self) -> bool {
@@ -131,9 +139,19 @@ impl FaultKind {
 pub struct Catalogue {
     tools: HashMap<String, Tool>,
     faults: Vec<Fault>,
+    definitions: BTreeMap<String, [u8; 32]>,
+    whole: bool,
 }
 
 impl Catalogue {
+    /// SHA-256 of each tool's definition in canonical form, by name, as its name is shown: whatever a model or a person reads
+    /// of a tool is in it. Of several tools of one name, of all of them. `None` where the list was not read to its end. They are
+    /// not kept: a second time there are none.
+    pub fn take_definitions(&mut self) -> Option<BTreeMap<String, [u8; 32]>> {
+        let definitions = std::mem::take(&mut self.definitions);
+        std::mem::take(&mut self.whole).then_some(definitions)
+    }
+
     /// What is to be known of a tool; `None` where that is nothing.
     pub fn tool(&self, name: &str) -> Option<&Tool> {
         self.tools.get(name)
@@ -194,7 +212,10 @@ impl Reading {
             self.tool(message.bytes(), tool);
         }
         let cursor = message.member(Place::Result, "nextCursor").filter(|cursor| cursor.kind == Kind::String);
-        let Some(cursor) = cursor.map(|cursor| message.raw(cursor.value).to_vec()) else { return Ok(None) };
+        let Some(cursor) = cursor.map(|cursor| message.raw(cursor.value).to_vec()) else {
+            self.catalogue.whole = true;
+            return Ok(None);
+        };
         if self.cursors.len() + 1 >= PAGES {
             return Err(Unlisted::TooLarge);
         }
@@ -209,9 +230,21 @@ impl Reading {
         self.catalogue
     }
 
+    fn definition(&mut self, name: &str, canonical: &[u8]) {
+        let mut hasher = digest::Context::new(&digest::SHA256);
+        if let Some(before) = self.catalogue.definitions.get(name) {
+            hasher.update(before);
+        }
+        hasher.update(canonical);
+        let mut all = [0; 32];
+        all.copy_from_slice(hasher.finish().as_ref());
+        self.catalogue.definitions.insert(name.to_owned(), all);
+    }
+
     fn tool(&mut self, bytes: &[u8], tool: Span) {
         let Some((name, Kind::String)) = scan::member(bytes, tool, "name") else { return };
         let name = scan::text(bytes, name).into_owned();
+        self.definition(&name, &scan::canonical(bytes, tool));
         let (params, faults) = annotated(bytes, tool);
         let excluded = faults.iter().any(FaultKind::excludes);
         let known = Tool {
@@ -219,6 +252,7 @@ impl Reading {
             task: task_support(bytes, tool),
             wrapped: crate::shape::wraps(bytes, tool),
             excluded,
+            destructive: destructive(bytes, tool),
         };
         let shown: String = name.chars().take(80).collect();
         let room = FAULTS.saturating_sub(self.catalogue.faults.len());
@@ -238,6 +272,12 @@ fn task_support(bytes: &[u8], tool: Span) -> TaskSupport {
         Some("optional") => TaskSupport::Optional,
         _ => TaskSupport::Forbidden,
     }
+}
+
+fn destructive(bytes: &[u8], tool: Span) -> bool {
+    let annotations = scan::member(bytes, tool, "annotations").filter(|(_, kind)| *kind == Kind::Object);
+    let hint = annotations.and_then(|(annotations, _)| scan::member(bytes, annotations, "destructiveHint"));
+    hint.is_some_and(|(_, kind)| kind == Kind::True)
 }
 
 /// The parameters of a tool that carry `x-mcp-header`, and what is wrong with them. (E64)

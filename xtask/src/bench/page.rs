@@ -135,7 +135,7 @@ fn goals_table(goals: &[Goal]) -> String {
         out.push_str(&format!("| {} | {} | {} | {} |\n", goal.what, goal.wanted, goal.measured, goal.verdict));
     }
     out.push_str(
-        "\nThere is no ledger yet: calls are measured with auth on. How long a takeover after `kill -9` takes is printed by \
+        "\nCalls are measured with auth on and recorded in the ledger, mode `balanced`, where nothing else is said. How long a takeover after `kill -9` takes is printed by \
          the tests that kill the daemon 200 times under load (`crates/staithe/tests/faults`).\n",
     );
     out
@@ -171,6 +171,7 @@ fn goals(results: &Results) -> Vec<Goal> {
         ));
     }
     goals.extend(keeper_goals(results));
+    goals.extend(ledger_goals(results));
     goals.extend(bridged_goals(results));
     goals.extend(own_goals(results));
     goals
@@ -195,6 +196,25 @@ fn keeper_goals(results: &Results) -> Vec<Goal> {
         let what = "time per call, 64 callers, 100 B, with a keeper";
         goals.push(at_most(what, ratio(without.per_second, with.per_second), 1.02, "× without"));
     }
+    goals
+}
+
+/// The same call recorded, and not; and the ledger alone.
+fn ledger_goals(results: &Results) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for (callers, plural) in [(1, ""), (64, "s")] {
+        let cell = Cell { callers, bytes: 100 };
+        let figures = results.figure(Role::StaitheModern, cell).zip(results.figure(Role::Unrecorded, cell));
+        if let Some((with, without)) = figures {
+            let what = format!("p50, {callers} caller{plural}, 100 B, recorded");
+            goals.push(at_most(&what, ratio(with.p50_us, without.p50_us), 1.1, "× not recorded"));
+        }
+    }
+    let ledger = &results.ledger;
+    goals.push(at_least("ledger, appends per second, in the kernel", ledger.kernel, 20_000.0, ""));
+    goals.push(at_least("ledger, entries verified per second", ledger.verified, 200_000.0, ""));
+    let what = format!("ledger of {} entries, time to open", entry(float(ledger.entries)));
+    goals.push(at_most(&what, ledger.opened.as_secs_f64() * 1000.0, 2000.0, "ms"));
     goals
 }
 
@@ -356,6 +376,18 @@ fn alone(results: &Results) -> String {
         short(float(extra.refused_growth) / 1024.0),
         short(mebibytes(extra.binary))
     ));
+    let ledger = &results.ledger;
+    out.push_str(&format!(
+        "* The ledger alone, entries of {} B: {} appends per second by {} threads that wait for the kernel, {} where they wait for \
+         the disk; {} entries opened in {} ms, {} verified per second.\n",
+        super::ledger::ENTRY,
+        entry(ledger.kernel),
+        super::ledger::THREADS,
+        entry(ledger.disk),
+        entry(float(ledger.entries)),
+        short(ledger.opened.as_secs_f64() * 1000.0),
+        entry(ledger.verified)
+    ));
     for memory in &results.memory {
         if let Some(sessions) = &memory.sessions {
             out.push_str(&format!(
@@ -403,7 +435,7 @@ impl Results {
 
 fn bold(row: &Row) -> String {
     match row.role {
-        Role::Other | Role::WithoutKeeper | Role::Peer => row.label.clone(),
+        Role::Other | Role::WithoutKeeper | Role::Unrecorded | Role::Strict | Role::Peer => row.label.clone(),
         Role::Floor | Role::StaitheLegacy | Role::StaitheModern | Role::BridgedToModern | Role::BridgedToLegacy => {
             format!("**{}**", row.label)
         }

@@ -36,6 +36,8 @@ enum Kind {
     },
     /// staithe as the parent of its servers, without a keeper.
     Alone,
+    /// staithe with another `ledger.mode` than its own.
+    Mode(&'static str),
     /// staithe in front of a server that speaks one era, called in the other.
     Bridge(Bridge),
     Peer(Peer),
@@ -73,6 +75,9 @@ pub(crate) enum Role {
     BridgedToLegacy,
     /// The same calls where the server is the daemon's own child.
     WithoutKeeper,
+    /// The same calls where none is recorded, and where each waits for the disk.
+    Unrecorded,
+    Strict,
     Peer,
 }
 
@@ -94,6 +99,8 @@ pub(crate) fn own_hosts() -> Vec<Host> {
         host("hyper + one pipe round trip: the floor", Kind::FloorPipe),
         host("staithe", Kind::Staithe { open: false }),
         host("staithe --no-keeper", Kind::Alone),
+        host("staithe, calls not recorded", Kind::Mode("off")),
+        host("staithe, every call strict", Kind::Mode("strict")),
         host("staithe --open", Kind::Staithe { open: true }),
         host("staithe, server of sessions alone", Kind::Bridge(Bridge::ToLegacy)),
         host("staithe, server of 2026-07-28 alone", Kind::Bridge(Bridge::ToModern)),
@@ -125,12 +132,12 @@ impl Host {
 
     /// Whether its memory is of interest: how it translates calls takes none.
     pub(crate) fn has_memory_row(&self) -> bool {
-        !matches!(self.kind, Kind::Bridge(_) | Kind::Alone)
+        !matches!(self.kind, Kind::Bridge(_) | Kind::Alone | Kind::Mode(_))
     }
 
     /// Whether it speaks MCP over HTTP, with sessions.
     pub(crate) fn has_sessions(&self) -> bool {
-        matches!(self.kind, Kind::Staithe { .. } | Kind::Alone | Kind::Bridge(_) | Kind::Peer(_))
+        matches!(self.kind, Kind::Staithe { .. } | Kind::Alone | Kind::Mode(_) | Kind::Bridge(_) | Kind::Peer(_))
     }
 
     /// Starts it; nothing where there is nothing to start.
@@ -153,6 +160,13 @@ impl Host {
             Kind::Alone => {
                 let state = places.scratch.join(name);
                 let command = subject::staithe(&places.staithe, &state, &["--no-keeper"], &places.echo);
+                (command, Ready::Staithe { open: false }, "/mcp/echo")
+            }
+            Kind::Mode(mode) => {
+                let state = places.scratch.join(name);
+                let settings = format!("ledger.mode = \"{mode}\"\n");
+                subject::settings(&state, &settings)?;
+                let command = subject::staithe(&places.staithe, &state, &[], &places.echo);
                 (command, Ready::Staithe { open: false }, "/mcp/echo")
             }
             Kind::Bridge(bridge) => {
@@ -179,6 +193,8 @@ impl Host {
                 row(", 2026-07-28 calls", Role::StaitheModern, Protocol::Modern),
             ],
             Kind::Alone => vec![row(", 2026-07-28 calls", Role::WithoutKeeper, Protocol::Modern)],
+            Kind::Mode("off") => vec![row(", 2026-07-28 calls", Role::Unrecorded, Protocol::Modern)],
+            Kind::Mode(_) => vec![row(", 2026-07-28 calls", Role::Strict, Protocol::Modern)],
             Kind::Staithe { open: true } => vec![row(", sessions", Role::Other, Protocol::Legacy)],
             Kind::Bridge(Bridge::ToLegacy) => {
                 vec![row(", bridged 2026-07-28 calls", Role::BridgedToLegacy, Protocol::Modern)]

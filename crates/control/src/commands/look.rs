@@ -7,6 +7,8 @@ use model::{Problem, Reply, ServerName};
 
 pub(crate) async fn status(parts: &Parts) -> Reply {
     let facts = &parts.facts;
+    let ledger = facts.ledger.as_ref().map(|look| (look.0)());
+    let taken = ledger.as_ref().is_none_or(|ledger| ledger.refusing.is_none());
     Reply::Status(Box::new(StatusReport {
         version: facts.version.clone(),
         pid: facts.pid,
@@ -15,10 +17,11 @@ pub(crate) async fn status(parts: &Parts) -> Reply {
         operator: facts.operator.clone(),
         state_dir: facts.state_dir.clone(),
         auth: facts.auth,
-        ready: parts.supervisor.ready() && !parts.stopping.is_cancelled(),
+        ready: parts.supervisor.ready() && taken && !parts.stopping.is_cancelled(),
         stopping: parts.stopping.is_cancelled(),
         upgrading: parts.changes.try_read().is_err(),
         resident_bytes: resident_bytes(),
+        ledger,
         servers: servers(parts).await,
     }))
 }
@@ -47,7 +50,8 @@ pub(crate) async fn sessions(parts: &Parts, name: Option<&ServerName>) -> Result
 pub(crate) fn readiness(parts: &Parts) -> Readiness {
     let waiting = parts.supervisor.servers().into_iter().filter(|s| !s.health.serves() && s.health != Health::Stopped);
     let waiting = waiting.map(|s| (s.name.into(), s.health.to_string(), s.reason)).collect();
-    Readiness { ready: parts.supervisor.ready(), waiting }
+    let ledger = parts.facts.ledger.as_ref().and_then(|look| (look.0)().refusing);
+    Readiness { ready: parts.supervisor.ready() && ledger.is_none(), ledger, waiting }
 }
 
 /// Resident memory of this process; 0 where the kernel does not say.

@@ -5,6 +5,7 @@ use crate::execute::Parts;
 use crate::problem;
 use model::report::TokenReport;
 use model::{Principal, Problem, Reply, ServerName, TokenRecord};
+use oauth::Opens;
 
 /// How long the token for one call by the operator lives, seconds.
 const CALL_S: u64 = 60;
@@ -25,13 +26,23 @@ pub(crate) async fn create(
     principal: Principal,
     name: Option<ServerName>,
     expires_in_s: Option<u64>,
+    audit: bool,
 ) -> Result<Reply, Problem> {
+    if audit && name.is_some() {
+        let hint = "make two tokens".to_owned();
+        return Err(problem::usage("a token opens the ledger or servers, not both".to_owned(), Some(hint)));
+    }
     server::known(parts, name.as_ref()).await?;
     if principal == Principal::anonymous() || principal == Principal::operator() {
         let hint = "choose the name of a person or a program".to_owned();
         return Err(problem::usage(format!("the principal {principal} is staithe's own"), Some(hint)));
     }
-    let minted = parts.authority.mint(principal, name, expires_in_s).await;
+    let opens = match name {
+        _ if audit => Opens::Ledger,
+        None => Opens::EveryServer,
+        Some(name) => Opens::Server(name),
+    };
+    let minted = parts.authority.mint_for(principal, opens, expires_in_s).await;
     let minted = minted.map_err(|error| problem::failed("make a token", error.blame(), &error))?;
     let report = report(minted.record);
     Ok(Reply::TokenCreated { token: minted.token.into_exposed(), report })
@@ -51,6 +62,6 @@ pub(crate) async fn revoke(parts: &Parts, given: &str) -> Result<Reply, Problem>
 }
 
 fn report(record: TokenRecord) -> TokenReport {
-    let TokenRecord { id, principal, server, created_at_ms, expires_at_ms, revoked_at_ms, hash: _ } = record;
-    TokenReport { id, principal, server, created_at_ms, expires_at_ms, revoked_at_ms }
+    let TokenRecord { id, principal, server, audit, created_at_ms, expires_at_ms, revoked_at_ms, hash: _ } = record;
+    TokenReport { id, principal, server, audit, created_at_ms, expires_at_ms, revoked_at_ms }
 }

@@ -1,6 +1,7 @@
 //! Whose a held call is, and where its state leads: the table of held calls, and what a sealed state is bound to.
 
-use super::{Outcome, Retry, expiry};
+use super::retry::Retry;
+use super::{Outcome, expiry};
 use crate::call::Asked;
 use crate::error::CallError;
 use crate::listen::Host;

@@ -197,6 +197,7 @@ async fn e32_a_page_may_send_the_headers_that_it_asks_for() {
         "Mcp-Name",
         "Last-Event-ID",
         "X-Staithe-Timing",
+        "X-Staithe-Receipt",
         "mcp-param-region",
         "Mcp-Param-Dry-Run",
     ] {

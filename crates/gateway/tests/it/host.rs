@@ -92,6 +92,7 @@ impl Host {
             identity: identity.clone(),
             public_url: url.clone(),
             limits: setup.supervisor.clone(),
+            scribe: None,
         };
         let authority = Authority::open(store.clone()).await.unwrap();
         let keeper_thread = keeper::in_thread(dir.path()).unwrap();
@@ -100,7 +101,15 @@ impl Host {
         let shutdown = CancellationToken::new();
         let limits = setup.face.clone();
         let leaving = Leaving::default();
-        let face = Settings { auth: setup.auth, hosts: Vec::new(), origins: Vec::new(), limits, leaving, book: None };
+        let face = Settings {
+            auth: setup.auth,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            limits,
+            leaving,
+            book: None,
+            audit: None,
+        };
         let meters = Arc::new(Meters::new(setup.per_tool, setup.spans.clone()));
         let (own, to, until) = (supervisor.clone(), authority.clone(), shutdown.clone());
         let served = staithe_gateway::serve(listener, own, to, face, meters.clone(), until);

@@ -13,7 +13,8 @@ impl Inner {
             let stops = self.pace.wait(due.next(), self.settings.group);
             self.drain(usize::MAX);
             self.sync();
-            if stops || due.checkpoint(&self.settings) {
+            // Of a new log the first checkpoint does not wait: without one nobody can verify anything.
+            if stops || due.checkpoint(&self.settings) || lock(&self.state).signed.is_none() {
                 self.publish();
             }
             if stops {
@@ -42,7 +43,12 @@ impl Inner {
         });
         let synced = match begun {
             None => return,
-            Some(Ok(syncing)) => Ok(syncing.run()),
+            Some(Ok(syncing)) => {
+                let begun = monotonic();
+                let synced = syncing.run();
+                self.commits.observe(begun.elapsed());
+                Ok(synced)
+            }
             Some(Err(error)) => Err(error),
         };
         let told = self.with(|state| {

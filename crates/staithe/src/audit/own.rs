@@ -5,11 +5,11 @@ use crate::fault;
 use crate::state::StateDir;
 use ledger::{Disk, LogKeys, Reader, RealDisk};
 use model::{Problem, ProblemCode};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Opens it to read.
-pub(super) fn opened(flag: Option<&Path>) -> Result<(Reader, LogKeys), Problem> {
+/// The directory of the ledger, if there is one.
+pub(super) fn place(flag: Option<&Path>) -> Result<(StateDir, PathBuf), Problem> {
     let state = StateDir::choose(flag, None)?;
     let dir = state.ledger();
     if !dir.join("vkeys").is_file() {
@@ -17,12 +17,21 @@ pub(super) fn opened(flag: Option<&Path>) -> Result<(Reader, LogKeys), Problem> 
         let hint = "name the state directory with --state-dir; a ledger begins when staithe first serves there";
         return Err(Problem { code: ProblemCode::NotFound, ..fault::failed(message, hint) });
     }
+    Ok((state, dir))
+}
+
+/// Opens it to read.
+pub(super) fn opened(flag: Option<&Path>) -> Result<(Reader, LogKeys), Problem> {
+    let (_, dir) = place(flag)?;
+    read(&dir)
+}
+
+/// Opens the ledger in `dir` to read.
+pub(super) fn read(dir: &Path) -> Result<(Reader, LogKeys), Problem> {
     let keys = files::keys_of_one_log(&dir.join("vkeys"))?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let reader = Reader::open(&disk, &dir, Arc::new(keys.clone())).map_err(|error| {
-        let hint = format!("`staithe audit verify {} --key {}` says more", dir.display(), dir.join("vkeys").display());
-        fault::because("read the ledger", &error, &hint)
-    })?;
+    let reader = Reader::open(&disk, dir, Arc::new(keys.clone()))
+        .map_err(|error| fault::because("read the ledger", &error, "`staithe audit verify` says more"))?;
     Ok((reader, keys))
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// Reads a policy for the log that has these keys.
-pub(super) fn read(path: &Path, keys: &LogKeys) -> Result<Policy, Problem> {
+pub(crate) fn read(path: &Path, keys: &LogKeys) -> Result<Policy, Problem> {
     let hint = "a policy is written as C2SP tlog-policy says: witness, group and quorum lines";
     let wrong = |why: &dyn std::fmt::Display| fault::usage(format!("{}: {why}", path.display()), hint);
     let bytes = files::read(path, MAX_POLICY)?.ok_or_else(|| wrong(&"the policy is longer than 1 MiB"))?;

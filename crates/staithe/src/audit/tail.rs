@@ -59,7 +59,7 @@ fn short(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Object(fields) => {
-            let first = fields.get("sub").or_else(|| fields.get("len"));
+            let first = ["sub", "len", "count"].into_iter().find_map(|name| fields.get(name));
             first.map_or_else(|| "{}".to_owned(), short)
         }
         other => other.to_string(),

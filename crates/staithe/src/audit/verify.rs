@@ -1,6 +1,7 @@
 //! `staithe audit verify`: a log offline, with its public keys alone.
 
 use super::files;
+use super::own;
 use super::quorum::{self, Standing, at};
 use crate::cli::VerifyArgs;
 use crate::fault;
@@ -16,17 +17,46 @@ use ledger::{Checkpoint, Disk, LogKeys, RealDisk, Verified};
 use model::{Problem, ProblemCode};
 use serde_json::json;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use stdx::chain::Chain;
 
 /// Characters of the bar.
 const BAR: u64 = 30;
 
+/// How often a ledger is read that a daemon may be writing: a pass can meet a write half-way.
+const PASSES: u32 = 3;
+/// Between them.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Which log, with which keys.
+struct Source {
+    dir: PathBuf,
+    key: PathBuf,
+    /// This host's own, which a daemon may be writing.
+    own: bool,
+    /// The keys lie beside the log.
+    own_keys: bool,
+}
+
+impl Source {
+    fn of(args: &VerifyArgs, flag: Option<&Path>) -> Result<Self, Problem> {
+        let own_keys = args.key.is_none();
+        let (dir, own) = match &args.dir {
+            Some(dir) => (dir.clone(), false),
+            None => (own::place(flag)?.1, true),
+        };
+        let key = args.key.clone().unwrap_or_else(|| dir.join("vkeys"));
+        Ok(Self { dir, key, own, own_keys })
+    }
+}
+
 /// What there is to say about a log that is what its checkpoint says.
 struct Report<'a> {
     args: &'a VerifyArgs,
+    source: &'a Source,
     latest: Checkpoint,
     since: Option<Checkpoint>,
     verified: Verified,
@@ -34,32 +64,48 @@ struct Report<'a> {
 }
 
 /// Verifies the log and says what that means.
-pub(crate) fn verify(args: &VerifyArgs, output: Output) -> Result<ExitCode, Problem> {
-    let keys = files::keys_of_one_log(&args.key)?;
+pub(crate) fn verify(args: &VerifyArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
+    let source = Source::of(args, flag)?;
+    let dir = &source.dir;
+    let keys = files::keys_of_one_log(&source.key)?;
     let policy = args.policy.as_deref().map(|path| quorum::read(path, &keys)).transpose()?;
-    if !args.dir.is_dir() {
-        let message = format!("{} is no directory that can be read", args.dir.display());
+    if !dir.is_dir() {
+        let message = format!("{} is no directory that can be read", dir.display());
         let hint = "name the directory of the log, or of a copy: the one with `checkpoint` in it";
         return Err(Problem { code: ProblemCode::NotFound, ..fault::usage(message, hint) });
     }
     let since = args.since.as_deref().map(|path| kept(path, &keys)).transpose()?;
-    let verified = pass(args, &keys)?;
-    let latest = keys.open(verified.signed.note.as_bytes()).map_err(|error| refused(&args.dir, &error, ""))?;
-    let all: Vec<&Checkpoint> = [Some(&latest), since.as_ref()].into_iter().flatten().collect();
+    let verified = passes(&source, args.since.as_deref(), &keys)?;
+    let latest = keys.open(verified.signed.note.as_bytes()).map_err(|error| refused(dir, &error, ""))?;
+    let cosigned = verified.witnessed.as_ref().map(|witnessed| keys.open(witnessed.note.as_bytes())).transpose();
+    let cosigned = cosigned.map_err(|error| refused(dir, &error, ""))?;
+    let all: Vec<&Checkpoint> = [Some(&latest), cosigned.as_ref(), since.as_ref()].into_iter().flatten().collect();
     let standing = quorum::standing(policy.as_ref(), &all).map_err(|error| {
         let hint = match error {
             PolicyRefusal::Quorum => "the entries are what the log signed, but the policy asks for more cosignatures; a witness shows what it cosigned at /<sha256 of the origin>/checkpoint, and --since takes it",
             _ => "",
         };
-        refused(&args.dir, &error, hint)
+        refused(dir, &error, hint)
     })?;
-    let report = Report { args, latest, since, verified, standing };
+    let report = Report { args, source: &source, latest, since, verified, standing };
     if output.is_json() {
         output.json(&report.json());
     } else {
         output.text(&report.text());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Passes over the log until one says something that a write beside it cannot have caused.
+fn passes(source: &Source, since: Option<&Path>, keys: &LogKeys) -> Result<Verified, Problem> {
+    let mut left = if source.own { PASSES } else { 1 };
+    loop {
+        left -= 1;
+        match pass(&source.dir, since, keys) {
+            Err(_) if left > 0 => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
 }
 
 /// A checkpoint that somebody kept.
@@ -81,7 +127,7 @@ fn refused(path: &Path, error: &dyn std::error::Error, hint: &str) -> Problem {
     fault::unverified(format!("{} does not verify: {}", path.display(), Chain(error)), hint)
 }
 
-fn pass(args: &VerifyArgs, keys: &LogKeys) -> Result<Verified, Problem> {
+fn pass(dir: &Path, since: Option<&Path>, keys: &LogKeys) -> Result<Verified, Problem> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let shown = io::stderr().is_terminal();
     let mut progress = |reached: u64, end: u64| {
@@ -89,16 +135,16 @@ fn pass(args: &VerifyArgs, keys: &LogKeys) -> Result<Verified, Problem> {
             drop(write!(io::stderr().lock(), "\r{}", bar(reached, end)));
         }
     };
-    let done = ledger::verify(&disk, &args.dir, keys, args.since.as_deref(), &mut progress);
+    let done = ledger::verify(&disk, dir, keys, since, &mut progress);
     if shown {
         // The line is left as it was: erase to its end (ECMA-48).
         drop(write!(io::stderr().lock(), "\r\x1b[K"));
     }
     done.map_err(|error| match trouble(&error) {
         Some(trouble) => {
-            fault::because(&format!("verify {}", args.dir.display()), trouble, "nothing is known about the log")
+            fault::because(&format!("verify {}", dir.display()), trouble, "nothing is known about the log")
         }
-        None => refused(&args.dir, &error, next(&error)),
+        None => refused(dir, &error, next(&error)),
     })
 }
 
@@ -117,9 +163,17 @@ fn next(error: &VerifyError) -> &'static str {
 
 /// What kept us from reading, where that says nothing about the log.
 fn trouble(error: &VerifyError) -> Option<&DiskError> {
-    let VerifyError::Log(
-        OpenError::Disk(disk) | OpenError::Read(ReadError::Disk(disk)) | OpenError::Evidence(EvidenceError::Disk(disk)),
-    ) = error
+    match error {
+        VerifyError::Log(error) => unread(error),
+        _ => None,
+    }
+}
+
+/// The same of opening.
+pub(super) fn unread(error: &OpenError) -> Option<&DiskError> {
+    let (OpenError::Disk(disk)
+    | OpenError::Read(ReadError::Disk(disk))
+    | OpenError::Evidence(EvidenceError::Disk(disk))) = error
     else {
         return None;
     };
@@ -174,6 +228,11 @@ impl Report<'_> {
         if self.since.is_none() && self.standing.covers().is_none() {
             left.push("that the log was always this one: no earlier checkpoint was given (--since)".to_owned());
         }
+        if self.source.own_keys {
+            left.push(
+                "that these are the right keys: they lie beside the ledger, on this machine. Whoever does not trust it verifies a copy of the ledger elsewhere, with keys that were kept elsewhere (DIR --key FILE)".to_owned(),
+            );
+        }
         left.push(quorum::later(self.latest.time()));
         left
     }
@@ -209,12 +268,12 @@ impl Report<'_> {
             lines.push(("since", from));
         }
         lines.extend(self.standing.lines());
-        let title = format!("verified: {} is what its checkpoint says", self.args.dir.display());
+        let title = format!("verified: {} is what its checkpoint says", self.source.dir.display());
         quorum::report(&title, &lines, (&self.standing, signed.size), &self.left())
     }
 
     fn json(&self) -> serde_json::Value {
-        let Verified { first, size, compared, beyond, missing, torn, signed } = &self.verified;
+        let Verified { first, size, compared, beyond, missing, torn, signed, .. } = &self.verified;
         let since = self.since.as_ref().map(|since| json!({"entries": since.size(), "time": at(since.time())}));
         json!({
             "verified": true, "log": self.latest.origin(), "entries": size, "first": first,

@@ -1,6 +1,5 @@
 //! How values of `staithe.toml` are read and shown: addresses, lists, sizes, times.
 
-use super::LogFormat;
 use model::measure::{self, size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -61,14 +60,6 @@ pub(super) fn time(given: &DeValue<'_>) -> Result<Duration, String> {
     let wanted = || "must be a time above 0 like \"500 ms\", \"10 s\", \"15 min\" or \"1 h\"".to_owned();
     let text = given.as_str().ok_or_else(wanted)?;
     measure::time(text).ok_or_else(wanted)
-}
-
-pub(super) fn log_format(given: &DeValue<'_>) -> Result<LogFormat, String> {
-    match given.as_str() {
-        Some("text") => Ok(LogFormat::Text),
-        Some("json") => Ok(LogFormat::Json),
-        _ => Err("must be \"text\" or \"json\"".to_owned()),
-    }
 }
 
 /// A text or a number as a person wrote it.

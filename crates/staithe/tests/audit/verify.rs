@@ -224,6 +224,33 @@ fn only_a_quorum_makes_it_tamper_proof() {
 }
 
 #[test]
+fn what_the_log_keeps_of_witnesses_is_found_and_must_be_borne_out() {
+    let made = made();
+    let one = cosigners(1);
+    let (file, kept) = (made.path("policy"), made.dir().join("witnessed"));
+    write(&file, policy(&[vkeys(&one)]));
+    let words = ["--policy", text(&file)];
+    write(&kept, cosigned(&made, 40, &[&one[0], &one[1]]));
+    verify(&made, &made.dir(), &words).says(0, &["tamper-proof, the first 40 entries", "entries 40 to 319"]);
+    write(&kept, cosigned(&made, 320, &[&one[0], &one[1]]));
+    verify(&made, &made.dir(), &words).says(0, &["the first 320"]);
+    // Another log, and an older one, do not bear out what witnesses saw of this one.
+    let mut longer = Made::new("entry", 320);
+    longer.append("entry", 9);
+    let other = Made::new("other", 320);
+    for (root, why) in
+        [(cosigned(&longer, 329, &[&one[0], &one[1]]), "329"), (cosigned(&other, 320, &[&one[0], &one[1]]), "altered")]
+    {
+        write(&kept, root);
+        for words in [&[][..], &words] {
+            verify(&made, &made.dir(), words).says(5, &[why]);
+        }
+    }
+    write(&kept, "nonsense");
+    verify(&made, &made.dir(), &[]).says(5, &["witnessed"]);
+}
+
+#[test]
 fn what_witnesses_showed_covers_as_much_as_they_cosigned() {
     let made = made();
     let one = cosigners(1);

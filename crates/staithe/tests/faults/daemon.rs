@@ -11,6 +11,8 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     state: tempfile::TempDir,
     flags: Vec<&'static str>,
+    /// Words before the binary's own: what else it runs in.
+    within: Vec<String>,
     listen: String,
     /// Its public listener, the same over all restarts.
     pub(crate) url: String,
@@ -19,9 +21,20 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon with these servers (as `import` reads them).
     pub(crate) fn new(servers: &Value, flags: &[&'static str], settings: &str) -> Self {
+        Self::new_within(servers, flags, settings, |_| Vec::new())
+    }
+
+    /// The same within something else: `prepare` gets the empty state directory, and gives the words to start a program there.
+    pub(crate) fn new_within(
+        servers: &Value,
+        flags: &[&'static str],
+        settings: &str,
+        prepare: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let mut daemon =
-            Self { child: None, state, flags: flags.to_vec(), listen: "127.0.0.1:0".to_owned(), url: String::new() };
+        let within = prepare(state.path());
+        let listen = "127.0.0.1:0".to_owned();
+        let mut daemon = Self { child: None, state, flags: flags.to_vec(), within, listen, url: String::new() };
         put(&daemon.state().join("staithe.toml"), settings);
         put(&daemon.state().join("servers.json"), &json!({ "mcpServers": servers }).to_string());
         daemon.cli(&["import", daemon.state().join("servers.json").to_str().unwrap()]);
@@ -43,7 +56,8 @@ impl Daemon {
     /// Starts a daemon, and does not wait for it.
     pub(crate) fn start(&mut self) {
         let log = |name: &str| OpenOptions::new().create(true).append(true).open(self.state().join(name)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_staithe"))
+        let child = self
+            .command()
             .args(["serve", "--json", "--listen", &self.listen, "--operator", "127.0.0.1:0", "--state-dir"])
             .arg(self.state())
             .args(&self.flags)
@@ -52,6 +66,14 @@ impl Daemon {
             .stderr(log("err.log"))
             .spawn();
         self.child = Some(child.unwrap());
+    }
+
+    fn command(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_staithe");
+        let Some((first, rest)) = self.within.split_first() else { return Command::new(binary) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(binary);
+        command
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -90,14 +112,27 @@ impl Daemon {
         status
     }
 
+    /// How the daemon ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
+    }
+
     /// The keeper of this directory, if one runs.
     pub(crate) fn keeper(&self) -> Option<u32> {
+        self.that("keeper").into_iter().next()
+    }
+
+    /// Processes of staithe that do `command` on this directory.
+    fn that(&self, command: &str) -> Vec<u32> {
         let state = self.state().to_str().unwrap().as_bytes().to_vec();
-        processes().into_iter().find(|pid| {
+        let does = |pid: &u32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let mut words = line.split(|byte| *byte == 0).skip(1);
-            words.next() == Some(b"keeper") && line.windows(state.len()).any(|part| part == state)
-        })
+            words.next() == Some(command.as_bytes()) && line.windows(state.len()).any(|part| part == state)
+        };
+        processes().into_iter().filter(does).collect()
     }
 
     /// Processes that carry the mark of this directory.
@@ -113,8 +148,7 @@ impl Daemon {
 
     /// A command to the daemon; what it prints as JSON.
     pub(crate) fn cli(&self, words: &[&str]) -> Value {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_staithe"));
-        let out = command.args(words).arg("--json").arg("--state-dir").arg(self.state()).output().unwrap();
+        let out = self.command().args(words).arg("--json").arg("--state-dir").arg(self.state()).output().unwrap();
         let text = String::from_utf8_lossy(&out.stdout);
         let last = text.lines().last().unwrap_or_default();
         serde_json::from_str(last)
@@ -129,8 +163,15 @@ impl Daemon {
 
     /// What becomes of a command that ends.
     pub(crate) fn run(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_staithe"));
-        command.args(words).arg("--state-dir").arg(self.state()).output().unwrap()
+        self.command().args(words).arg("--state-dir").arg(self.state()).output().unwrap()
+    }
+
+    /// Every record of the ledger.
+    pub(crate) fn records(&self) -> Vec<Value> {
+        let told = self.run(&["audit", "tail", "-n", "10000000", "--json"]);
+        assert!(told.status.success(), "{told:?}");
+        let lines = String::from_utf8(told.stdout).unwrap();
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["record"].take()).collect()
     }
 
     pub(crate) fn token(&self, principal: &str) -> String {
@@ -156,7 +197,8 @@ impl Drop for Daemon {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for pid in self.keeper().into_iter().chain(self.servers()) {
+        // An upgrade has put others in its place.
+        for pid in self.that("serve").into_iter().chain(self.keeper()).chain(self.servers()) {
             signal(pid, rustix::process::Signal::KILL);
         }
     }

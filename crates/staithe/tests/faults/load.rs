@@ -53,6 +53,8 @@ pub(crate) struct Allowed {
     pub(crate) no_failure: bool,
     /// But for a request that never ran, on a connection that the daemon closed in the moment in which it was sent.
     pub(crate) unread: bool,
+    /// Callers hardly pause between calls.
+    pub(crate) busy: bool,
 }
 
 /// What all workers share.
@@ -184,6 +186,18 @@ impl Load {
         self.books().calls.iter().filter(|call| matches!(call.outcome, Outcome::Served { .. })).count()
     }
 
+    /// The nonces of all calls, and whether each was answered with a result.
+    pub(crate) fn calls(&self) -> HashMap<String, bool> {
+        let books = self.books();
+        let calls = books.calls.iter();
+        calls.map(|call| (call.nonce.clone(), matches!(call.outcome, Outcome::Served { .. }))).collect()
+    }
+
+    /// The nonces of the calls that servers say they ran, as far as a server could be asked.
+    pub(crate) fn ran(&self) -> HashSet<String> {
+        self.books().ledgers.values().flatten().cloned().collect()
+    }
+
     /// Waits until every caller has an answer to a call that ended after now.
     pub(crate) async fn all_are_served_again(&self) {
         let lasting = |name: &&String| !name.contains("Churn");
@@ -305,7 +319,8 @@ impl Worker {
     }
 
     async fn pause(&mut self) {
-        tokio::time::sleep(Duration::from_millis(5 + self.dice.below(40))).await;
+        let most = if self.load.allowed.busy { 5 } else { 40 };
+        tokio::time::sleep(Duration::from_millis(5 + self.dice.below(most))).await;
     }
 
     /// One call with a nonce of its own, which is never sent again.
@@ -325,9 +340,10 @@ impl Worker {
             arguments["pad"] = json!(nonce.repeat(10_000));
         }
         let pad = arguments["pad"].clone();
-        let mut params = json!({"name": "note", "arguments": arguments});
+        // The ledger has this trace in the record of the call.
+        let mut params = json!({"name": "note", "arguments": arguments, "_meta": {"traceparent": nonce}});
         if long {
-            params["_meta"] = json!({"progressToken": nonce});
+            params["_meta"]["progressToken"] = json!(nonce);
         }
         let tried = match session {
             Some(session) if long => self.stream(session, &nonce, params, resumed).await,

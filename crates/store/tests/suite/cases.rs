@@ -18,6 +18,7 @@ pub(crate) fn token(id: &str) -> TokenRecord {
         id: id.to_owned(),
         hash: format!("hash of {id}"),
         principal: "alice".parse().unwrap(),
+        audit: false,
         server: Some(name("files")),
         created_at_ms: 1_000,
         expires_at_ms: Some(9_000),

@@ -50,7 +50,7 @@ pub(crate) struct Web {
 
 impl Web {
     /// With the system's certificate authorities.
-    fn new() -> Result<Self, rustls::Error> {
+    pub(super) fn new() -> Result<Self, rustls::Error> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let https = match HttpsConnectorBuilder::new().with_provider_and_native_roots(provider.clone()) {
             Ok(https) => https,

@@ -37,6 +37,9 @@ struct Flags {
     /// Never answer tools/list.
     #[arg(long)]
     ignore_lists: bool,
+    /// Describe the tool `echo` with what this file says at each tools/list.
+    #[arg(long, value_name = "FILE")]
+    describe_from: Option<PathBuf>,
     /// Take this long for each tools/list, and read nothing meanwhile.
     #[arg(long, value_name = "N")]
     slow_list_ms: Option<u64>,
@@ -462,7 +465,11 @@ impl Server {
             ("mute", flags.close_stdout),
             ("both", flags.both),
         ];
-        let tool = |name: &str| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
+        let said = flags.describe_from.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+        let tool = |name: &str| match said.as_ref().filter(|_| name == "echo") {
+            Some(said) => format!(r#"{{"name":"echo","description":"{said}","inputSchema":{{"type":"object"}}}}"#),
+            None => format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#),
+        };
         let tools: Vec<String> = traps.iter().filter(|(_, set)| *set).map(|(name, _)| tool(name)).collect();
         format!(r#""tools":[{}]"#, tools.join(","))
     }

@@ -78,14 +78,16 @@ fn tools_with_arguments() -> Vec<Value> {
         &json!({"region": {"type": "string", "description": "A region", "x-mcp-header": "Region"}}),
     );
     header["annotations"] = json!({"readOnlyHint": true});
+    let mut update = tool(
+        "test_trigger_resource_update",
+        "Says that a resource was updated",
+        &json!({"uri": text("Which resource; test://watched-resource when absent")}),
+    );
+    update["annotations"] = json!({"destructiveHint": true});
     vec![
         tool("test_sampling", "Asks the client's model", &json!({"prompt": text("The prompt for the model")})),
         tool("test_elicitation", "Asks the user", &json!({"message": text("The message for the user")})),
-        tool(
-            "test_trigger_resource_update",
-            "Says that a resource was updated",
-            &json!({"uri": text("Which resource; test://watched-resource when absent")}),
-        ),
+        update,
         tool("echo", "Answers its arguments, spelled as they came", &json!({})),
         tool(
             "sleep",

@@ -1,0 +1,140 @@
+//! `audit …`, as far as the daemon does it: it owns the ledger and the keys of principals.
+
+use crate::acts::Acts;
+use crate::execute::Parts;
+use crate::problem;
+use ledger::prune::PruneError;
+use ledger::writer::PruneRefused;
+use model::record::{CallEnd, CallStart, Record, What};
+use model::{Blame, Command, Principal, Problem, Pseudonym, Reply};
+use oauth::{ContentError, kept_content};
+use stdx::chain::Chain;
+
+/// What the record of such a command says that it is about, and why. Never a principal's name: the record stays when that is
+/// erased.
+pub(crate) fn about(acts: &Acts, command: &Command) -> (Option<String>, Option<String>) {
+    match command {
+        Command::LedgerErase { principal, ticket } => {
+            let pseudonym = acts.subjects().known(principal).map(|subject| subject.name().to_owned());
+            (pseudonym, ticket.clone())
+        }
+        Command::LedgerPrune { before } => (Some(format!("entries before {before}")), None),
+        _ => (None, None),
+    }
+}
+
+/// Whom the ledger's pseudonyms stand for.
+pub(crate) fn pseudonyms(parts: &Parts) -> Reply {
+    let all = parts.acts.as_ref().map(|acts| acts.subjects().all()).unwrap_or_default();
+    Reply::Pseudonyms(all.into_iter().map(|(principal, pseudonym)| Pseudonym { principal, pseudonym }).collect())
+}
+
+/// What the arguments or the answer of a call said, where that was kept.
+pub(crate) fn content(parts: &Parts, index: u64) -> Result<Reply, Problem> {
+    let acts = acts(parts)?;
+    let entry =
+        acts.entry(index).map_err(|error| problem::unhealthy(error.to_string(), "`staithe status`".to_owned()))?;
+    let entry = entry.ok_or_else(|| nothing(index))?;
+    let (what, call, committed) = match Record::decode(&entry).map(|record| record.what) {
+        Ok(What::CallStart(start)) => {
+            let CallStart { call, args, .. } = *start;
+            ("args", call, args)
+        }
+        Ok(What::CallEnd(CallEnd { call, result, .. })) => ("result", call, result),
+        _ => return Err(nothing(index)),
+    };
+    let kept = committed.and_then(|committed| committed.kept).ok_or_else(|| nothing(index))?;
+    let place = format!("{call} {what}");
+    // An end does not say whose it is; the key that opens it does.
+    let opened = acts.subjects().first(|subject| match kept_content(acts.contents(), &kept, subject, &place) {
+        Err(ContentError::Sealed) => None,
+        other => Some(other),
+    });
+    match opened {
+        Some((principal, Ok(content))) if content.len() <= SHOWN => {
+            let content = String::from_utf8_lossy(&content).into_owned();
+            Ok(Reply::Content { principal, what: what.to_owned(), content })
+        }
+        Some((_, Ok(content))) => {
+            let hint = format!("read {kept} in {} yourself", acts.contents().display());
+            Err(problem::usage(format!("the content has {} bytes, too many to be shown", content.len()), Some(hint)))
+        }
+        Some((_, Err(error))) => Err(problem::not_found(stdx::chain::Chain(&error).to_string(), "nothing can be done")),
+        None => Err(problem::not_found(
+            format!("the content of entry {index} cannot be read: its key was erased, or it was changed"),
+            "nothing can be done: that is what `audit erase` is for",
+        )),
+    }
+}
+
+/// Bytes of content that fit into a reply, whatever they are made of.
+const SHOWN: usize = 2 << 20;
+
+fn nothing(index: u64) -> Problem {
+    problem::not_found(
+        format!("nothing was kept of what entry {index} is about"),
+        "contents are kept where `ledger.content` says so: \"redacted\" or \"full\"",
+    )
+}
+
+fn acts(parts: &Parts) -> Result<&Acts, Problem> {
+    let none = || problem::refused("this host keeps no ledger".to_owned(), "there is nothing to do".to_owned());
+    parts.acts.as_ref().ok_or_else(none)
+}
+
+/// Forgets the key of a principal. What fails here stands in the ledger, so no problem names the principal.
+pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply, Problem> {
+    let subjects = acts(parts)?.subjects();
+    let pseudonym = subjects.known(principal).map(|subject| subject.name().to_owned());
+    let erased = subjects.erase(principal).await;
+    let erased = erased.map_err(|error| Problem {
+        hint: Some("give the command again: what is left of the key is removed then".to_owned()),
+        ..problem::failed("erase the key of the principal, or all copies of it", error.blame(), &error)
+    })?;
+    let (true, Some(pseudonym)) = (erased, pseudonym) else {
+        let hint = "it made no call here, or was erased before; `staithe audit search` shows who is known";
+        return Err(problem::not_found("the ledger has no key of this principal".to_owned(), hint));
+    };
+    let tokens = parts.authority.list().into_iter();
+    let tokens: Vec<String> = tokens
+        .filter(|token| token.principal == *principal && token.revoked_at_ms.is_none())
+        .map(|token| token.id)
+        .collect();
+    let still = match tokens.as_slice() {
+        [] => "No token names it.".to_owned(),
+        ids => format!(
+            "Tokens still name it ({}): with them it goes on calling, under a new pseudonym; `staithe token revoke` ends them.",
+            ids.join(", ")
+        ),
+    };
+    let text = format!(
+        "erased: {pseudonym} leads to nobody any more, a guess at what it sent cannot be tried, and contents of its calls \
+         that were kept cannot be read. Its records stay in the ledger, under that pseudonym. {still} Not touched: the list of tokens, sessions that are open, what servers wrote, and \
+         backups of the database"
+    );
+    Ok(Reply::Done { text })
+}
+
+/// Removes the beginning of the ledger.
+pub(crate) async fn prune(parts: &Parts, before: u64) -> Result<Reply, Problem> {
+    let writer = acts(parts)?.writer().clone();
+    let pruned = tokio::task::spawn_blocking(move || writer.prune(before)).await;
+    let pruned = pruned.map_err(|error| problem::failed("prune the ledger", Blame::Host, &error))?;
+    let first = pruned.map_err(|error| {
+        let message = format!("the ledger was not pruned: {}", Chain(&error));
+        match &error {
+            PruneRefused::Prune(PruneError::NotSigned { .. }) => {
+                problem::refused(message, "name a smaller index, or an earlier time".to_owned())
+            }
+            PruneRefused::Needed { .. } => {
+                problem::refused(message, "name a smaller index, or wait until that call has ended".to_owned())
+            }
+            _ => problem::unhealthy(message, "look at the disk of the state directory".to_owned()),
+        }
+    })?;
+    let text = match first {
+        0 => format!("entries before {before} need not be kept any more; none was removed, because whole segments are"),
+        _ => format!("entries 0 to {} are removed; the first that is left is {first}", first - 1),
+    };
+    Ok(Reply::Done { text })
+}

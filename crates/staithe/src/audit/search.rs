@@ -1,0 +1,178 @@
+//! `staithe audit search`: calls, refusals and operators' acts, found by an index and read from the ledger.
+
+use super::index;
+use super::names::Names;
+use super::own;
+use crate::cli::{Caller, SearchArgs};
+use crate::fault;
+use crate::output::Output;
+use crate::render;
+use ledger::Reader;
+use ledger::tile::{Bundle, WIDTH, decode_bundle};
+use model::{Problem, ProblemCode};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::ExitCode;
+use store::{Found, IndexFilter};
+
+/// Columns, for people.
+const HEAD: [&str; 7] = ["TIME", "CALL", "WHO", "SERVER", "TOOL", "OUTCOME", "TOOK"];
+
+/// Shows what fits, the oldest first.
+pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
+    let (state, dir) = own::place(flag)?;
+    // Who somebody is matters only where a name is given; elsewhere it makes the list easier to read.
+    let names = match Names::read(&state, args.config.as_deref()).await {
+        Ok(names) => names,
+        Err(problem) if matches!(args.principal, Some(Caller::Name(_))) => return Err(problem),
+        Err(_) => Names::none(),
+    };
+    let filter = filter(args, &names)?;
+    let (reader, keys) = own::read(&dir)?;
+    let held = index::open(&state, &reader, keys.origin(), output)?;
+    let found = held.index.search(&filter).map_err(|error| fault::because("search the ledger", &error, ""))?;
+    drop(held);
+    let mut pages = Pages::new(&reader);
+    let mut rows = Vec::new();
+    for Found { at, ended } in &found {
+        let start = pages.record(*at)?;
+        let end = ended.filter(|ended| ended != at).map(|ended| pages.record(ended)).transpose()?;
+        if output.is_json() {
+            let who = who(&start, &names).1;
+            let line = json!({"index": at, "ended": ended, "principal": who, "start": start, "end": end});
+            if !output.json(&line) {
+                break;
+            }
+        } else {
+            rows.push(row(&start, end.as_ref(), &names));
+        }
+    }
+    if !output.is_json() {
+        let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+        if rows.len() == limit {
+            output.note(&format!("these are the newest {limit}; there may be more (--limit)"));
+        }
+        output.text(&if rows.is_empty() { "nothing was found\n".to_owned() } else { render::table(&HEAD, rows) });
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn filter(args: &SearchArgs, names: &Names) -> Result<IndexFilter, Problem> {
+    let who = match &args.principal {
+        None => None,
+        Some(Caller::Pseudonym(pseudonym)) => Some(pseudonym.clone()),
+        Some(Caller::Name(principal)) => Some(names.of(principal).map(str::to_owned).ok_or_else(|| {
+            let message = format!("nothing in the ledger is known to be of {principal}");
+            let hint = "it made no call yet, or was erased; a pseudonym p:… can be searched for, too";
+            Problem { code: ProblemCode::NotFound, ..fault::failed(message, hint) }
+        })?),
+    };
+    let outcome = match (&args.outcome, args.denied) {
+        (Some(outcome), true) if outcome != "denied" => {
+            return Err(fault::usage("what was turned away has no other outcome", "leave --denied or --outcome out"));
+        }
+        (_, true) => Some("denied".to_owned()),
+        (outcome, false) => outcome.clone(),
+    };
+    Ok(IndexFilter {
+        who,
+        token: args.token.clone(),
+        server: args.server.as_ref().map(ToString::to_string),
+        tool: args.tool.clone(),
+        method: args.method.clone(),
+        outcome,
+        since_ms: args.since,
+        until_ms: args.until,
+        limit: args.limit,
+    })
+}
+
+/// The pseudonym or operator of a record, and the principal's name where it is known.
+fn who(start: &Value, names: &Names) -> (String, Option<String>) {
+    let sub = start.get("who").and_then(|who| who.get("sub")).or_else(|| start.get("operator"));
+    let sub = sub.and_then(Value::as_str).unwrap_or("-").to_owned();
+    let name = names.whose(&sub).map(ToString::to_string);
+    (sub, name)
+}
+
+fn row(start: &Value, end: Option<&Value>, names: &Names) -> Vec<String> {
+    let text = |name: &str| start.get(name).and_then(Value::as_str);
+    let ms = start.get("ms").and_then(Value::as_i64).unwrap_or(0);
+    let (sub, name) = who(start, names);
+    let of_end = |name: &str| end.and_then(|end| end.get(name));
+    let outcome = match (text("reason"), end) {
+        (Some(reason), _) => format!("denied: {reason}"),
+        (None, None) => "open".to_owned(),
+        (None, Some(_)) => match of_end("done").and_then(Value::as_bool) {
+            Some(done) => if done { "done" } else { "failed" }.to_owned(),
+            None => of_end("outcome").and_then(Value::as_str).unwrap_or("?").to_owned(),
+        },
+    };
+    let took = of_end("micros").and_then(Value::as_u64).map(took).unwrap_or_default();
+    let tool = text("name").or_else(|| text("command")).or_else(|| text("method")).unwrap_or("-");
+    let server = text("server").or_else(|| text("about")).unwrap_or("-");
+    let id = text("call").or_else(|| text("act")).unwrap_or("-");
+    let cells = [&*stdx::clock::rfc3339(ms), id, name.as_deref().unwrap_or(&sub), server, tool, &outcome, &took];
+    cells.map(ToOwned::to_owned).to_vec()
+}
+
+/// Microseconds, in three or four characters and a unit.
+fn took(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} µs"),
+        1000..1_000_000 => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
+        _ => format!("{}.{} s", micros / 1_000_000, micros % 1_000_000 / 100_000),
+    }
+}
+
+/// Records by index. What was found stands close together, so a bundle is read once.
+struct Pages<'a> {
+    reader: &'a Reader,
+    /// The bundles of the last two that were asked for: of beginnings and of ends.
+    kept: [Option<(u64, Vec<Vec<u8>>)>; 2],
+}
+
+impl<'a> Pages<'a> {
+    fn new(reader: &'a Reader) -> Self {
+        Self { reader, kept: [None, None] }
+    }
+
+    fn record(&mut self, index: u64) -> Result<Value, Problem> {
+        let (number, place) = (index / u64::from(WIDTH), usize::try_from(index % u64::from(WIDTH)).unwrap_or(0));
+        let known = |kept: &Option<(u64, Vec<Vec<u8>>)>| kept.as_ref().is_some_and(|(bundle, _)| *bundle == number);
+        if !self.kept.iter().any(known) {
+            let Some(entries) = self.bundle(number) else {
+                // The first bundle of a pruned ledger is not whole.
+                return own::entry(self.reader, index).map(|entry| parsed(&entry));
+            };
+            self.kept.swap(0, 1);
+            self.kept[0] = Some((number, entries));
+        }
+        let entries = self.kept.iter().find(|kept| known(kept)).and_then(Option::as_ref);
+        let entry = entries.and_then(|(_, entries)| entries.get(place));
+        entry.map_or_else(|| own::entry(self.reader, index).map(|entry| parsed(&entry)), |entry| Ok(parsed(entry)))
+    }
+
+    fn bundle(&self, number: u64) -> Option<Vec<Vec<u8>>> {
+        let bundle = Bundle::of(number, self.reader.view().size())?;
+        let bytes = self.reader.view().bundle(bundle).ok()?;
+        let entries = decode_bundle(&bytes, bundle.width()).ok()?;
+        Some(entries.into_iter().map(<[u8]>::to_vec).collect())
+    }
+}
+
+fn parsed(entry: &[u8]) -> Value {
+    serde_json::from_slice(entry).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::took;
+
+    #[test]
+    fn times_are_short() {
+        for (micros, text) in [(0, "0 µs"), (999, "999 µs"), (1234, "1.2 ms"), (61_000_000, "61.0 s")] {
+            assert_eq!(took(micros), text);
+        }
+    }
+}
