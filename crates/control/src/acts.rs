@@ -25,6 +25,7 @@ struct Inner {
     writer: Writer,
     subjects: Subjects,
     contents: PathBuf,
+    erased: PathBuf,
     epoch: u64,
     acts: AtomicU64,
     open: Arc<OpenActs>,
@@ -63,10 +64,15 @@ enum Cause {
 
 impl Acts {
     /// Writes through `writer`, for the daemon that has the number `epoch`; principals are `subjects` there.
-    /// Contents of calls are kept in `contents`.
-    pub fn new(writer: Writer, subjects: Subjects, epoch: u64, contents: PathBuf) -> Self {
+    /// Contents of calls are kept in `contents`; the file `erased` names who was erased.
+    pub fn new(writer: Writer, subjects: Subjects, epoch: u64, contents: PathBuf, erased: PathBuf) -> Self {
         let (acts, open) = (AtomicU64::new(1), Arc::default());
-        Self { inner: Arc::new(Inner { writer, subjects, contents, epoch, acts, open }) }
+        Self { inner: Arc::new(Inner { writer, subjects, contents, erased, epoch, acts, open }) }
+    }
+
+    /// Which pseudonyms were erased, a line each: a database that is put back may have their keys again.
+    pub(crate) fn erased(&self) -> &Path {
+        &self.inner.erased
     }
 
     /// Whom the ledger's pseudonyms stand for.
@@ -144,10 +150,11 @@ impl Act {
         self.acts.append(What::ServerSet(set), Until::Kernel).await.map_err(|error| unrecorded(&error))
     }
 
-    /// Records what came of it.
-    pub(crate) async fn end(self, problem: Option<&Problem>) -> Result<(), Problem> {
+    /// Records what came of it, and what it made.
+    pub(crate) async fn end(self, problem: Option<&Problem>, made: Option<&str>) -> Result<(), Problem> {
         let error = problem.map(|problem| named(&problem.message).into_owned().into());
-        let end = OperatorEnd { act: self.id, done: problem.is_none(), error };
+        let made = made.map(|made| named(made).into_owned().into());
+        let end = OperatorEnd { act: self.id, done: problem.is_none(), made, error };
         // Where it is refused, the next daemon writes one, if there is none.
         self.acts.append(What::OperatorEnd(end), Until::Disk).await.map_err(|error| unrecorded(&error))?;
         self.acts.inner.open.table().remove(&self.id.number);

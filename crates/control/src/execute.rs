@@ -200,7 +200,11 @@ impl Control {
             _ if sets => self.record_servers(&act, server.into_iter()).await,
             _ => Ok(()),
         };
-        act.end(result.as_ref().err().or(recorded.as_ref().err())).await?;
+        let made = match &result {
+            Ok(Outcome::Reply(Reply::TokenCreated { report, .. })) => Some(report.id.as_str()),
+            _ => None,
+        };
+        act.end(result.as_ref().err().or(recorded.as_ref().err()), made).await?;
         recorded.and(result)
     }
 

@@ -62,6 +62,8 @@ enum Wanted {
     Tile(Tile),
     Entries(Bundle),
     Proof(u64),
+    /// One entry, as it is hashed.
+    Entry(u64),
 }
 
 /// Why it cannot be had.
@@ -98,21 +100,24 @@ impl Wanted {
             "vkeys" => return Some(Self::Keys),
             _ => {}
         }
+        let numbered = |index: &str| index.parse().ok().filter(|number: &u64| number.to_string() == index);
         if let Some(index) = path.strip_prefix("proof/") {
-            let number: u64 = index.parse().ok()?;
-            return (number.to_string() == index).then_some(Self::Proof(number));
+            return numbered(index).map(Self::Proof);
+        }
+        if let Some(index) = path.strip_prefix("entry/") {
+            return numbered(index).map(Self::Entry);
         }
         Bundle::from_path(path).map(Self::Entries).or_else(|| Tile::from_path(path).map(Self::Tile))
     }
 
     /// Whether it says what somebody did.
     fn tells(self) -> bool {
-        matches!(self, Self::Entries(_) | Self::Proof(_))
+        matches!(self, Self::Entries(_) | Self::Proof(_) | Self::Entry(_))
     }
 
     fn kind(self) -> &'static str {
         match self {
-            Self::Tile(_) | Self::Entries(_) => "application/octet-stream",
+            Self::Tile(_) | Self::Entries(_) | Self::Entry(_) => "application/octet-stream",
             Self::Checkpoint | Self::Witnessed | Self::Keys | Self::Proof(_) => "text/plain; charset=utf-8",
         }
     }
@@ -150,7 +155,7 @@ impl Audit {
 impl Inner {
     fn read(&self, wanted: Wanted) -> Result<Vec<u8>, Missing> {
         if wanted == Wanted::Keys {
-            return Ok(self.keys.verifiers().map(|key| format!("{key}\n")).collect::<String>().into_bytes());
+            return Ok(self.keys.to_string().into_bytes());
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let known = seen.as_ref().is_some_and(|seen| seen.has(wanted));
@@ -198,6 +203,10 @@ impl Inner {
                 covered(bundle.end())?;
                 Ok(reader.view().bundle(bundle)?)
             }
+            Wanted::Entry(index) => {
+                covered(index.saturating_add(1))?;
+                Ok(reader.view().entry(index)?)
+            }
             Wanted::Proof(index) => {
                 covered(index.saturating_add(1))?;
                 // With cosignatures, where that checkpoint covers it.
@@ -222,6 +231,7 @@ impl Seen {
         match wanted {
             Wanted::Tile(tile) => tile.end() <= size,
             Wanted::Entries(bundle) => bundle.end() <= size,
+            Wanted::Entry(index) => index < size,
             Wanted::Checkpoint | Wanted::Witnessed | Wanted::Keys | Wanted::Proof(_) => self.at.elapsed() < FRESH,
         }
     }
@@ -244,7 +254,7 @@ async fn respond(host: &Host, parts: &Parts) -> Result<Response<Body>, GateError
         admit_audit(host, parts)?;
     }
     let wanted = wanted.ok_or(GateError::NotInLedger(
-        "it has checkpoint, witnessed, vkeys, proof/<index>, tile/<level>/<number> and tile/entries/<number>",
+        "it has checkpoint, witnessed, vkeys, entry/<index>, proof/<index>, tile/<level>/<number> and tile/entries/<number>",
     ))?;
     if parts.method != Method::GET && parts.method != Method::HEAD {
         return Err(GateError::OnlyRead);
@@ -281,6 +291,7 @@ mod tests {
             ("tile/0/x001/067.p/5", false),
             ("tile/entries/000", true),
             ("tile/entries/000.p/1", true),
+            ("entry/0", true),
             ("proof/0", true),
             ("proof/18446744073709551615", true),
         ] {
@@ -291,6 +302,8 @@ mod tests {
             "checkpoint/",
             "Checkpoint",
             "proof/",
+            "entry/",
+            "entry/00",
             "proof/01",
             "proof/+1",
             "proof/-1",

@@ -23,6 +23,8 @@ use wire::scan::{Place, canonical};
 
 /// How long a record waits that could not be written.
 const LATER: Duration = Duration::from_secs(1);
+/// From so many calls at once on their records are written together.
+const TOGETHER: usize = 8;
 
 /// Why a record could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +112,8 @@ struct Inner {
     denials: Denials,
     /// Calls that were made without a record, and of which no record says so yet.
     unrecorded: AtomicU64,
+    /// Why contents cannot be kept now.
+    unkept: Mutex<Option<String>>,
 }
 
 /// The calls whose start is in the ledger and whose end is not.
@@ -167,6 +171,11 @@ impl OpenCalls {
         self.table().own.remove(&number);
     }
 
+    /// How many calls of this daemon run now.
+    fn running(&self) -> usize {
+        self.table().own.len()
+    }
+
     /// All of earlier daemons have their ends.
     pub fn keep_no_longer(&self) {
         self.table().earlier = None;
@@ -216,7 +225,9 @@ impl Book {
     ) -> Self {
         let (origin, denials) = (origin.into(), Denials::default());
         let (calls, unrecorded) = (AtomicU64::new(1), AtomicU64::new(0));
-        Self { inner: Arc::new(Inner { writer, subjects, origin, epoch, calls, rules, open, denials, unrecorded }) }
+        let unkept = Mutex::default();
+        let inner = Inner { writer, subjects, origin, epoch, calls, rules, open, denials, unrecorded, unkept };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Records that a call is about to reach a process. `None` where the operator wants calls to go on without.
@@ -258,12 +269,11 @@ impl Book {
             Ok(Intent { book: self.clone(), until, call, subject, client_id, begun, start })
         };
         match intended.await {
-            Ok(intent) => {
-                self.say_what_was_unrecorded();
-                Ok(Some(intent))
-            }
+            Ok(intent) => Ok(Some(intent)),
             Err(Cause::Refused(Refused::Full | Refused::Broken(_)) | Cause::Content(_)) if self.inner.rules.goes_on => {
-                self.inner.unrecorded.fetch_add(1, Ordering::Relaxed);
+                if self.inner.unrecorded.fetch_add(1, Ordering::Relaxed) == 0 {
+                    self.say_what_is_unrecorded();
+                }
                 Ok(None)
             }
             Err(cause) => Err(Unrecorded::Start(cause)),
@@ -283,23 +293,51 @@ impl Book {
         &self.inner.denials
     }
 
-    /// The ledger takes records again: how many calls were made without one is the next.
-    fn say_what_was_unrecorded(&self) {
-        if self.inner.unrecorded.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let (book, calls) = (self.clone(), self.inner.unrecorded.swap(0, Ordering::Relaxed));
+    /// Once the ledger takes records again, one says how many calls were made without.
+    fn say_what_is_unrecorded(&self) {
+        let book = self.clone();
         stdx::task::spawn("record how many calls have no record", async move {
-            if calls > 0 && book.append(What::Log(LogEvent::Unrecorded { calls }), Until::Disk).await.is_err() {
-                book.inner.unrecorded.fetch_add(calls, Ordering::Relaxed);
+            loop {
+                tokio::time::sleep(LATER).await;
+                if book.write_unrecorded().await {
+                    return;
+                }
             }
         });
     }
 
+    /// Writes how many calls were made without a record. False where the ledger takes nothing, and they wait.
+    pub async fn write_unrecorded(&self) -> bool {
+        let calls = self.inner.unrecorded.swap(0, Ordering::Relaxed);
+        if calls == 0 {
+            return true;
+        }
+        match self.append(What::Log(LogEvent::Unrecorded { calls }), Until::Disk).await {
+            Ok(_) => true,
+            Err(_) => {
+                self.inner.unrecorded.fetch_add(calls, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// Why what calls say cannot be kept now, if that is so.
+    pub fn unkept(&self) -> Option<String> {
+        self.inner.unkept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether calls go on without records where none can be written.
+    pub fn goes_on(&self) -> bool {
+        self.inner.rules.goes_on
+    }
+
     /// Keeps a content, where contents are kept.
     fn keep(&self, subject: &Subject, place: &str, content: &[u8]) -> Result<Option<Cow<'static, str>>, Cause> {
-        let kept = self.inner.rules.contents.as_ref().map(|contents| contents.keep(subject, place, content));
-        Ok(kept.transpose()?.map(Cow::Owned))
+        let Some(contents) = &self.inner.rules.contents else { return Ok(None) };
+        let kept = contents.keep(subject, place, content);
+        let why = kept.as_ref().err().map(|error| stdx::chain::Chain(error).to_string());
+        *self.inner.unkept.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        Ok(Some(Cow::Owned(kept?)))
     }
 
     /// Writes a record. Its index, where that is known.
@@ -317,7 +355,12 @@ impl Book {
         let entry = Record::new(unix_ms(), what).encode()?;
         let leaf = hashed.then(|| leaf_hash(&entry));
         let (tell, told) = oneshot::channel();
-        self.inner.writer.append(entry, until, move |outcome| drop(tell.send(outcome)));
+        self.inner.writer.offer(entry, until, move |outcome| drop(tell.send(outcome)));
+        // Under load others are about to append, too: one write for all of them costs less than one for each.
+        if self.inner.open.running() >= TOGETHER {
+            tokio::task::yield_now().await;
+        }
+        self.inner.writer.flush();
         Ok((told.await.unwrap_or(Err(Refused::Closed))?.index, leaf))
     }
 }
@@ -342,6 +385,11 @@ fn start<'a>(
         instance: instance.id(),
         pid: instance.process(),
         era: if going.session.is_some() { "legacy" } else { "modern" }.into(),
+        client: match going.session {
+            Some(session) => wire::greeting::client(session.client_info()),
+            None => wire::greeting::client_of(message),
+        }
+        .map(|client| named(&client).into_owned().into()),
         method: named(message.method()),
         name: name(message).map(Into::into),
         args: arguments(message).map(|(canonical, len)| Committed {
@@ -361,7 +409,9 @@ fn start<'a>(
 
 /// The tool, prompt or resource that a request names.
 pub(crate) fn name(message: &Message) -> Option<String> {
-    let name = ["name", "uri"].into_iter().find_map(|member| message.text(Place::Params, member));
+    // An address may carry a password or a key.
+    let uri = || message.text(Place::Params, "uri").map(|uri| model::redact::text(&uri).into_owned().into());
+    let name = message.text(Place::Params, "name").or_else(uri);
     name.map(|name| named(&name).into_owned())
 }
 

@@ -1,18 +1,15 @@
 //! Receipts: a client that asks for one gets with its result where in the ledger its call stands. With that it can hold the host
 //! to what was written, whatever becomes of the ledger later.
 
-use bytes::Bytes;
 use http::HeaderMap;
 use ledger::Hash;
 use std::sync::Arc;
-use wire::message::{Message, Shape};
-use wire::scan::{Limits, Place, Side};
+use wire::receipt::{MEMBER, result, written};
+use wire::scan::Place;
 use wire::splice::Splice;
 
 /// A client that sends `X-Staithe-Receipt: 1` gets receipts. Nobody else does: every other answer is as its server gave it.
 const ASKS: &str = "x-staithe-receipt";
-/// The member of `_meta` that is a receipt.
-const MEMBER: &str = "io.staithe/receipt";
 
 /// Whether a request's head asks for a receipt.
 pub(crate) fn asked(headers: &HeaderMap) -> bool {
@@ -34,16 +31,6 @@ pub(crate) struct Receipt {
     pub(crate) origin: Arc<str>,
     pub(crate) start: Written,
     pub(crate) end: Written,
-}
-
-/// An answer without a receipt that a server made up.
-pub(crate) fn cleared(body: Vec<u8>) -> Vec<u8> {
-    let Some(message) = result(&body) else { return body };
-    let Some(forged) = message.member(Place::ResultMeta, MEMBER) else { return body };
-    let Some(meta) = message.object(Place::ResultMeta) else { return body };
-    let mut splice = Splice::new();
-    splice.delete_member(message.bytes(), meta, forged.key);
-    written(splice, &message)
 }
 
 impl Receipt {
@@ -76,24 +63,11 @@ impl Receipt {
     }
 }
 
-/// An answer that has a result.
-fn result(body: &[u8]) -> Option<Message> {
-    // It has passed the bounds of its server.
-    let limits = Limits { bytes: usize::MAX, depth: 256 };
-    let message = Message::parse(Bytes::copy_from_slice(body), Side::Server, &limits).ok()?;
-    (message.shape() == Shape::Success).then_some(message)
-}
-
-fn written(splice: Splice, message: &Message) -> Vec<u8> {
-    let mut out = Vec::with_capacity(message.bytes().len() + 256);
-    splice.write(message.bytes(), message.scan().root(), &mut out);
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Receipt, Written, cleared};
+    use super::{Receipt, Written};
     use ledger::leaf_hash;
+    use wire::receipt::cleared;
 
     fn receipt(index: Option<u64>) -> Receipt {
         let written = |entry: &[u8], index| Written { index, leaf: leaf_hash(entry) };

@@ -202,10 +202,10 @@ impl Course {
     /// Records its end, with the answer that its client is about to read. What cannot be recorded is not said. Nothing is done
     /// where the call was not recorded to begin with.
     pub(crate) async fn recorded(&mut self, mut answer: Delivery) -> Delivery {
-        let Some(intent) = self.intent.take() else { return answer };
-        if intent.wants_receipt() {
-            answer.body = receipt::cleared(answer.body);
+        if self.receipt {
+            answer.body = wire::receipt::cleared(answer.body);
         }
+        let Some(intent) = self.intent.take() else { return answer };
         let (outcome, id) = (self.how_it_ends(), intent.client_id().clone());
         match intent.finish(outcome, self.error, Some(&answer.body)).await {
             Ok(Some(receipt)) => Delivery { body: receipt.put(answer.body), ..answer },

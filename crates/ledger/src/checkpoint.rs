@@ -258,6 +258,21 @@ impl LogKeys {
         Ok(Self { pairs })
     }
 
+    /// The pairs, the newest last.
+    pub fn pairs(&self) -> &[KeyPair] {
+        &self.pairs
+    }
+
+    /// The same keys, and from trees of `size` leaves on those of `next`, whose log has the same origin.
+    pub fn followed_by(self, size: u64, next: KeyPair) -> Result<Self, LogKeysError> {
+        let cut = |pair: KeyPair| {
+            let sizes = *pair.sizes.start()..=size.min(*pair.sizes.end());
+            pair.within(sizes)
+        };
+        let pairs = self.pairs.into_iter().map(cut).chain([next.within(size..=MAX_SIZE)]);
+        Self::new(pairs.collect())
+    }
+
     /// The log's origin, which is the name of all its keys.
     pub fn origin(&self) -> &str {
         self.pairs.first().map_or("", |pair| pair.ed25519.name())

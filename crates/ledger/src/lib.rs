@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod fuzzing;
 pub mod hash;
 pub mod key;
+pub mod keys_text;
 pub mod log;
 pub mod loss;
 pub mod note;

@@ -45,6 +45,8 @@ impl Trust for LogKeys {
 #[derive(Debug)]
 pub struct Keys {
     signer: LogSigner,
+    /// Takes its place soon, and signs too meanwhile.
+    next: Option<LogSigner>,
     known: LogKeys,
 }
 
@@ -54,7 +56,12 @@ impl Keys {
     pub fn new(signer: LogSigner, known: LogKeys) -> Option<Self> {
         let own = signer.keys().verifiers();
         let has = |key| known.verifiers().any(|other| other == key);
-        (signer.origin() == known.origin() && own.into_iter().all(has)).then_some(Self { signer, known })
+        (signer.origin() == known.origin() && own.into_iter().all(has)).then_some(Self { signer, next: None, known })
+    }
+
+    /// The same keys; what they sign, `next` signs too. `None` if it is of another log.
+    pub fn with_next(self, next: LogSigner) -> Option<Self> {
+        (next.origin() == self.signer.origin()).then_some(Self { next: Some(next), ..self })
     }
 
     /// The public keys.
@@ -75,7 +82,10 @@ impl Trust for Keys {
 
 impl Notary for Keys {
     fn sign(&self, size: u64, root: Hash, now_s: u64) -> Result<Signed, CheckpointSignError> {
-        let checkpoint = self.signer.sign(size, root, now_s)?;
+        let mut checkpoint = self.signer.sign(size, root, now_s)?;
+        if let Some(next) = &self.next {
+            checkpoint = next.sign_also(checkpoint, now_s)?;
+        }
         Ok(Signed { size, root, note: checkpoint.to_string() })
     }
 }

@@ -144,6 +144,11 @@ pub trait Owner: Send + Sync {
     fn says(&self, own: Own) -> Vec<u8>;
     /// Opens the log again.
     fn open(&self) -> Result<Log, OpenError>;
+    /// Whether the log's files are still where they were: an open file can be written long after its name is gone. Called on the
+    /// writer's thread before each checkpoint. The error says what is missing.
+    fn looks(&self) -> Result<(), String> {
+        Ok(())
+    }
     /// A checkpoint was signed and is durable. Called on the writer's thread.
     fn signed(&self, signed: &Signed);
     /// The first entry that it still has to read; `None`: it needs none.
@@ -221,6 +226,8 @@ struct State {
     /// What the kernel has and the disk perhaps not: where a sync fails, the kernel may forget it, and it is written again.
     recent: Recent,
     signed: Option<Signed>,
+    /// Entries that were on the disk once: a log with fewer is not the one that was written.
+    durable: u64,
     refused: u64,
     appended: u64,
     /// Since the last time that all was well.
@@ -248,6 +255,7 @@ impl Writer {
             unsynced: VecDeque::new(),
             recent: Recent::default(),
             signed: None,
+            durable: 0,
             refused: 0,
             appended: 0,
             refused_now: 0,
@@ -271,6 +279,13 @@ impl Writer {
     /// Appends an entry, of at most 65,535 bytes. `done` hears of it, on this thread or another, and must not block; with
     /// [`Until::Queued`] it hears at once.
     pub fn append(&self, entry: Vec<u8>, until: Until, done: impl FnOnce(Result<Receipt, Refused>) + Send + 'static) {
+        self.offer(entry, until, done);
+        self.flush();
+    }
+
+    /// The same, but it is written no sooner than another is, or [`Self::flush`] is called, or some milliseconds have passed. Who
+    /// knows that others are about to append saves writes with it.
+    pub fn offer(&self, entry: Vec<u8>, until: Until, done: impl FnOnce(Result<Receipt, Refused>) + Send + 'static) {
         if entry.len() > MAX_ENTRY {
             return done(Err(Refused::TooLong { len: entry.len() }));
         }
@@ -283,7 +298,14 @@ impl Writer {
         }
         queue.push_back(Waiting { entry, until: until.max(Until::Kernel), done: Some(Box::new(done)) });
         drop(queue);
-        self.inner.drain(TURNS);
+        self.inner.pace.dirty();
+    }
+
+    /// Writes what was offered.
+    pub fn flush(&self) {
+        if !lock(&self.inner.queue).is_empty() {
+            self.inner.drain(TURNS);
+        }
     }
 
     /// The same, and waits.

@@ -116,6 +116,9 @@ pub struct CallStart<'a> {
     /// The era of the client: `legacy` or `modern`.
     #[serde(borrow)]
     pub era: Text<'a>,
+    /// What the client says that it is: name, `/` and version.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Text<'a>>,
     /// The method.
     #[serde(borrow)]
     pub method: Text<'a>,
@@ -230,6 +233,9 @@ pub struct OperatorEnd<'a> {
     pub act: CallId,
     /// Whether it is known to have been done.
     pub done: bool,
+    /// What it made: the public id of a token.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Text<'a>>,
     /// Why not.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Text<'a>>,
@@ -351,6 +357,12 @@ pub enum LogEvent<'a> {
         /// The last checkpoint of the log that this one follows, if that was lost.
         #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
         after: Option<Text<'a>>,
+    },
+    /// Other keys sign from here on, and the old ones no more.
+    Keys {
+        /// The new public keys (C2SP verifier keys).
+        #[serde(borrow)]
+        vkeys: Vec<Text<'a>>,
     },
     /// A daemon writes from here on.
     Opened {
@@ -487,7 +499,9 @@ impl<'a> Record<'a> {
 
 /// A name that a stranger chose, as it may stand in a record: short, and nothing in it that a terminal obeys.
 pub fn named(name: &str) -> Cow<'_, str> {
-    let plain = |c: char| !c.is_control();
+    // Marks of direction would have a list show other words than there are.
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let plain = |c: char| !c.is_control() && !turns(c);
     if name.chars().all(plain) && name.chars().nth(NAME_CHARS).is_none() {
         return Cow::Borrowed(name);
     }
@@ -507,6 +521,7 @@ mod tests {
             generation: 2,
             instance: 7,
             pid: Some(4711),
+            client: Some("claude-code/2.1".into()),
             era: "modern".into(),
             method: "tools/call".into(),
             name: Some("read".into()),
@@ -522,7 +537,7 @@ mod tests {
         let all = [
             (
                 What::CallStart(Box::new(start())),
-                r#"{"v":1,"ms":5,"t":"call.start","call":"3-41","who":{"sub":"p:8f3c","by":"token","token":"tk_1"},"server":"files","generation":2,"instance":7,"pid":4711,"era":"modern","method":"tools/call","name":"read","args":{"hmac":"00ff","len":12},"mode":"strict"}"#,
+                r#"{"v":1,"ms":5,"t":"call.start","call":"3-41","who":{"sub":"p:8f3c","by":"token","token":"tk_1"},"server":"files","generation":2,"instance":7,"pid":4711,"era":"modern","client":"claude-code/2.1","method":"tools/call","name":"read","args":{"hmac":"00ff","len":12},"mode":"strict"}"#,
             ),
             (
                 What::CallEnd(CallEnd {

@@ -8,8 +8,10 @@ use std::borrow::Cow;
 pub const REDACTED: &str = "[redacted]";
 
 /// A member whose name holds one of these, in any case, loses its value.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 15] = [
     "password",
+    "pass_word",
+    "pwd",
     "passwd",
     "passphrase",
     "secret",
@@ -61,6 +63,11 @@ const NESTED: u32 = 4;
 fn clean(value: &mut Value, nested: u32) {
     match value {
         Value::Object(members) => {
+            // As headers and variables are listed: `{"name": "Authorization", "value": "…"}`.
+            let lists = |name: &str| members.get(name).and_then(Value::as_str).is_some_and(names_secret);
+            if (lists("name") || lists("key")) && members.contains_key("value") {
+                members.insert("value".to_owned(), Value::from(REDACTED));
+            }
             for (name, member) in members.iter_mut() {
                 if names_secret(name) && !member.is_null() {
                     *member = Value::from(REDACTED);
@@ -97,7 +104,7 @@ fn names_secret(name: &str) -> bool {
 }
 
 /// A text without words that look like secrets, and without passwords in addresses.
-fn text(said: &str) -> Cow<'_, str> {
+pub fn text(said: &str) -> Cow<'_, str> {
     if said.contains("-----BEGIN") && said.contains("PRIVATE KEY") {
         return REDACTED.to_owned().into();
     }
@@ -107,9 +114,12 @@ fn text(said: &str) -> Cow<'_, str> {
     for (at, word) in words(said) {
         let secret = follows_scheme || is_secret(word);
         follows_scheme = matches!(word, "Bearer" | "bearer" | "Basic" | "basic");
-        let part = || password(word).or_else(|| assigned(word)).map(|(from, len)| (at + from, len));
-        let hidden = if secret { Some((at, word.len())) } else { part() };
-        if let Some((from, len)) = hidden {
+        let hidden = if secret { [Some((0, word.len())), None] } else { [password(word), assigned(word)] };
+        for (from, len) in hidden.into_iter().flatten().map(|(from, len)| (at + from, len)) {
+            // A password may look like an assignment.
+            if from < kept {
+                continue;
+            }
             out.push_str(said.get(kept..from).unwrap_or_default());
             out.push_str(REDACTED);
             kept = from + len;
@@ -193,6 +203,8 @@ mod tests {
         assert_eq!(of(r#""Authorization: Bearer abc def""#), r#""Authorization: Bearer [redacted] def""#);
         assert_eq!(of(r#""postgres://ann:hunter2@db/x?y""#), r#""postgres://ann:[redacted]@db/x?y""#);
         assert_eq!(of(r#""run DB_PASSWORD=hunter2 x=y""#), r#""run DB_PASSWORD=[redacted] x=y""#);
+        assert_eq!(of(r#"{"name":"Authorization","value":"abc"}"#), r#"{"name":"Authorization","value":"[redacted]"}"#);
+        assert_eq!(of(r#""db://u:pw@h/x?access_token=y""#), r#""db://u:[redacted]@h/x?access_token=[redacted]""#);
         assert_eq!(of(r#""token=abc=""#), r#""token=[redacted]""#);
         assert_eq!(of(r#""http://a/b?token=x&page=1""#), r#""http://a/b?token=[redacted]""#);
         assert_eq!(of(r#""http://a/b?page=1&token=x""#), r#""http://a/b?page=1&token=[redacted]""#);

@@ -56,6 +56,9 @@ pub struct LedgerReport {
     pub signed_at_ms: Option<i64>,
     /// Why it takes no records of calls now, and calls are refused, if that is so.
     pub refusing: Option<String>,
+    /// Why calls are made without records now, if that is so: the operator wants them to go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrecorded: Option<String>,
     /// Records that were refused since the daemon started.
     pub refused: u64,
     /// Absent where no witnesses are asked.
@@ -65,7 +68,9 @@ pub struct LedgerReport {
 impl LedgerReport {
     /// Whether somebody should look at it now: calls are refused, or witnesses saw another history.
     pub fn is_broken(&self) -> bool {
-        self.refusing.is_some() || self.witnesses.as_ref().is_some_and(|witnesses| witnesses.alarm)
+        self.refusing.is_some()
+            || self.unrecorded.is_some()
+            || self.witnesses.as_ref().is_some_and(|witnesses| witnesses.alarm)
     }
 }
 

@@ -131,6 +131,15 @@ impl Authority {
         Ok(Self { store, ring: Arc::new(RwLock::new(ring)) })
     }
 
+    /// Forgets the tokens of `principal` that are no good any more; says how many.
+    pub async fn forget(&self, principal: &Principal) -> Result<u64, StoreError> {
+        let now = clock::unix_ms();
+        let forgotten = self.store.delete_ended_tokens_of(principal, now).await?;
+        let is_over = |key: &Key| key.record.principal == *principal && key.ended_before(now.saturating_add(1));
+        self.write().kept.retain(|_, key| !is_over(key));
+        Ok(forgotten)
+    }
+
     /// Makes a machine token for `principal` that opens what `opens` says, and ends after `expires_in_s`
     /// seconds, or never. It is good, and survives a crash, when this returns.
     pub async fn mint_for(

@@ -129,7 +129,7 @@ pub(crate) async fn assemble(
     let supervisor = Supervisor::start(store.clone(), settings, keeper.clone(), succession).await;
     let supervisor = supervisor.map_err(|error| fault::because("start the servers", &error, ""))?;
     let stopping = CancellationToken::new();
-    let words = Told { scribe, lives, config: config.digest() };
+    let words = Told { scribe, lives, config: config.digest(), shared: config.postgres.is_some() };
     let ledger = match book::open(state, &config.ledger, &listening.public, &store, &supervisor, words).await {
         Ok(ledger) => ledger,
         Err(problem) => {

@@ -2,21 +2,25 @@
 
 use crate::config::{self, LedgerContent, LedgerMode, LedgerPublic, OnFull};
 use crate::fault;
+use crate::keys::{self, KeysRefusal};
 use crate::lives;
 use crate::state::StateDir;
 use crate::steps;
 use crate::witnesses::Witnesses;
 use control::{Acts, OpenActs};
 use gateway::{Audit, Book, OpenCalls, Rules, Stale};
+use ledger::disk::DiskError;
+use ledger::evidence::EvidenceError;
 use ledger::recover::OpenError;
 use ledger::tile::{Bundle, decode_bundle};
 use ledger::writer::{Own, Owner, Receipt, Refused, Settings, Until, Writer};
-use ledger::{Disk, Keys, Kind, Log, LogKeys, LogSigner, Notary, Options, RealDisk, Signed, Signer, Verifier, View};
+use ledger::{Disk, Keys, Log, Notary, Options, RealDisk, Signed, View};
 use model::Problem;
 use model::record::{CallEnd, Ended, LogEvent, OperatorEnd, Record, What};
 use model::report::LedgerReport;
 use oauth::{Contents, Subjects};
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -88,7 +92,19 @@ impl Owner for HostOwner {
     }
 
     fn open(&self) -> Result<Log, OpenError> {
-        self.open_log()
+        // Where the directory is gone, none begins in its place.
+        let path = self.dir.join("vkeys");
+        match std::fs::metadata(&path) {
+            Ok(_) => self.open_log(),
+            Err(source) => Err(OpenError::Disk(DiskError { what: "look at", path, source })),
+        }
+    }
+
+    fn looks(&self) -> Result<(), String> {
+        for path in [self.dir.join("vkeys"), self.dir.join("wal")] {
+            std::fs::metadata(&path).map_err(|error| format!("{} is not there any more: {error}", path.display()))?;
+        }
+        Ok(())
     }
 
     fn needs(&self) -> Option<u64> {
@@ -113,6 +129,36 @@ pub(crate) struct Told {
     pub(crate) lives: Lives,
     /// Digest of the configuration.
     pub(crate) config: String,
+    /// Whether other hosts have the same database.
+    pub(crate) shared: bool,
+}
+
+/// Whom a database that was put back brought back, is erased again.
+async fn erase_again(path: &Path, subjects: &Subjects) -> Result<(), Problem> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fault::because("read who was erased", &error, "")),
+    };
+    let erased: BTreeSet<&str> = text.lines().collect();
+    for (principal, _) in subjects.all().into_iter().filter(|(_, pseudonym)| erased.contains(pseudonym.as_str())) {
+        subjects.erase(&principal).await.map_err(|error| fault::because("erase a principal again", &error, ""))?;
+        tracing::warn!("a principal that was erased was in the database again, and is erased again");
+    }
+    Ok(())
+}
+
+/// A ledger of which only the database knows: it is missed, as one whose keys are still there.
+async fn missed(state: &StateDir, store: &Store, shared: bool) -> Result<(), Problem> {
+    let failed = |error: &dyn std::error::Error| fault::because("read the name of the ledger", error, "");
+    let key = name_key(state, shared)?;
+    let told = store.setting(&key).await.map_err(|error| failed(&error))?;
+    keys::remember(&state.ledger(), &state.keys(), told.as_deref()).map_err(|error| failed(&error))
+}
+
+/// Where a database keeps the ledger's name.
+fn name_key(state: &StateDir, shared: bool) -> Result<String, Problem> {
+    Ok(if shared { format!("ledger.name.{}", state.identity()?) } else { "ledger.name".to_owned() })
 }
 
 /// Opens the ledger of a state directory, or begins one.
@@ -122,18 +168,26 @@ pub(crate) async fn open(
     public_url: &str,
     store: &Store,
     supervisor: &Supervisor,
-    Told { scribe, lives, config: digest }: Told,
+    Told { scribe, lives, config: digest, shared }: Told,
 ) -> Result<HostLedger, Problem> {
     if state.next_keys().exists() {
         let hint = "give that command again: it goes on where it ended";
         return Err(fault::failed("`staithe audit recover` was cut short", hint));
     }
+    if ["vkeys", "vkeys.planned"].iter().any(|name| state.rotated_keys().join(name).exists()) {
+        let hint = "give that command again: it goes on where it ended";
+        return Err(fault::failed("`staithe audit rotate-keys` was cut short", hint));
+    }
     let subjects = Subjects::open(store.clone()).await;
     let subjects = subjects.map_err(|error| fault::because("read the keys of principals", &error, ""))?;
+    let erased = state.ledger().join("erased");
+    erase_again(&erased, &subjects).await?;
+    missed(state, store, shared).await?;
     let (dir, keys_dir, url, anchors) = (state.ledger(), state.keys(), public_url.to_owned(), config.anchors.clone());
     let epoch = supervisor.epoch();
     let opened = tokio::task::spawn_blocking(move || {
-        let keys = Arc::new(keys(&dir, &keys_dir, &url)?);
+        let keys = keys::open(&dir, &keys_dir, Some(&url)).map_err(KeysRefusal::into_problem)?;
+        let keys = Arc::new(keys);
         let open_calls = Arc::new(OpenCalls::default());
         let (open_acts, signed_at_ms) = (OnceLock::new(), AtomicI64::new(0));
         let owner = Arc::new(HostOwner { dir, keys, anchors, open_calls, open_acts, signed_at_ms });
@@ -148,7 +202,7 @@ pub(crate) async fn open(
     let origin = owner.keys.known().origin();
     let book = rules(config, state, epoch, witnesses.as_ref())?
         .map(|rules| Book::new(writer.clone(), subjects.clone(), origin, epoch, rules, owner.open_calls.clone()));
-    let acts = Acts::new(writer.clone(), subjects, epoch, state.contents());
+    let acts = Acts::new(writer.clone(), subjects, epoch, state.contents(), erased);
     // It was empty.
     let _ = owner.open_acts.set(acts.open().clone());
     let host = HostLedger { writer, book, acts, scribe, witnesses, owner };
@@ -156,6 +210,7 @@ pub(crate) async fn open(
     let set = tokio::task::spawn_blocking(move || steps::set_before(&writer)).await.ok().flatten();
     set.map_or(Ok(()), |set| host.says(set))?;
     host.says_opened(store, epoch, &digest).await?;
+    host.is_named(store, &name_key(state, shared)?).await?;
     if host.book.is_none() {
         host.says(LogEvent::CallsOff {})?;
         tracing::warn!("calls are not recorded: `ledger.mode` is \"off\"");
@@ -211,7 +266,16 @@ fn open_calls_before(owner: &HostOwner) {
 }
 
 fn refused(error: &OpenError) -> Problem {
+    let beside = |path: &Path| path.file_name().is_some_and(|name| name == "witnessed");
     let hint = match error {
+        OpenError::Evidence(EvidenceError::Forged { path, .. }) if beside(path) => {
+            "`witnessed` holds what witnesses cosigned, and nothing else: move it away, and they are asked anew"
+        }
+        OpenError::Evidence(EvidenceError::Forged { .. }) => {
+            "a checkpoint there is damaged, or of another ledger. At an anchor, or in `archive`, it is a copy: if `staithe audit verify` \
+             finds the ledger itself as it should be, move that one file away. If there is a newer copy of the ledger, put it back; if all is \
+             lost, `staithe audit recover --accept-loss` begins a new one that says so"
+        }
         OpenError::Locked { .. } => "stop that process; `staithe audit verify` reads beside it",
         _ => {
             "`staithe audit verify` says what is wrong, and nothing is served without a ledger. If there is a newer copy of it, put \
@@ -224,7 +288,7 @@ fn refused(error: &OpenError) -> Problem {
 /// A ledger could not be opened to be written.
 pub(crate) enum Refusal {
     /// Its keys.
-    Keys(Problem),
+    Keys(KeysRefusal),
     /// The ledger itself.
     Log(OpenError),
 }
@@ -233,7 +297,7 @@ impl Refusal {
     /// In words.
     pub(crate) fn into_problem(self) -> Problem {
         match self {
-            Self::Keys(problem) => problem,
+            Self::Keys(refusal) => refusal.into_problem(),
             Self::Log(error) => refused(&error),
         }
     }
@@ -247,7 +311,7 @@ pub(crate) fn reopen(state: &StateDir) -> Result<Log, Refusal> {
 /// The same, compared with what is kept elsewhere.
 pub(crate) fn reopen_beside(state: &StateDir, anchors: &[PathBuf]) -> Result<Log, Refusal> {
     let (disk, dir): (Arc<dyn Disk>, PathBuf) = (Arc::new(RealDisk), state.ledger());
-    let notary: Arc<dyn Notary> = Arc::new(keys(&dir, &state.keys(), "").map_err(Refusal::Keys)?);
+    let notary: Arc<dyn Notary> = Arc::new(keys::open(&dir, &state.keys(), None).map_err(Refusal::Keys)?);
     let opened = Log::open(&disk, &dir, Options::default(), notary, anchors.to_vec());
     opened.map(|(log, _)| log).map_err(Refusal::Log)
 }
@@ -275,6 +339,16 @@ impl HostLedger {
         Ok(())
     }
 
+    /// The database knows it from here on.
+    async fn is_named(&self, store: &Store, key: &str) -> Result<(), Problem> {
+        let failed = |error: store::StoreError| fault::because("keep the name of the ledger", &error, "");
+        let name = self.owner.keys.known().origin();
+        if store.setting(key).await.map_err(failed)?.as_deref() != Some(name) {
+            store.put_setting(key, name).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
     fn says(&self, event: LogEvent<'_>) -> Result<(), Problem> {
         let entry = Record::new(unix_ms(), What::Log(event)).encode();
         let entry = entry.map_err(|error| fault::because("write to the ledger", &error, ""))?;
@@ -292,13 +366,18 @@ impl HostLedger {
         let health = self.writer.health();
         let unwitnessed = self.witnesses.as_ref().filter(|_| self.book.is_some()).and_then(Witnesses::refuses);
         let signed_at_ms = self.owner.signed_at_ms.load(Ordering::Relaxed);
+        let trouble = health.trouble.map(|why| why.to_string());
+        let trouble = trouble.or_else(|| self.book.as_ref().and_then(Book::unkept));
+        let goes_on = self.book.as_ref().is_some_and(Book::goes_on);
+        let (refusing, unrecorded) = if goes_on { (None, trouble) } else { (trouble, None) };
         LedgerReport {
             origin: self.owner.keys.known().origin().to_owned(),
             calls: self.book.is_some(),
             entries: health.size,
             signed: health.signed.map(|signed| signed.size),
             signed_at_ms: Some(signed_at_ms).filter(|at| *at > 0),
-            refusing: health.trouble.map(|why| why.to_string()).or(unwitnessed),
+            refusing: refusing.or(unwitnessed),
+            unrecorded,
             refused: health.refused,
             witnesses: self.witnesses.as_ref().map(Witnesses::report),
         }
@@ -319,6 +398,7 @@ impl HostLedger {
     pub(crate) async fn settle(&self) {
         if let Some(book) = &self.book {
             book.write_denials().await;
+            book.write_unrecorded().await;
         }
         if !self.scribe.settle(SETTLES).await {
             tracing::error!("what became of processes last is not recorded: the ledger takes nothing");
@@ -406,8 +486,9 @@ fn unfinished(owner: &HostOwner, writer: &Writer, epoch: u64) -> Result<usize, R
     let calls = calls
         .into_iter()
         .map(|call| What::CallEnd(CallEnd { call, outcome: Ended::Unknown, error: None, result: None, micros: 0 }));
-    let acts =
-        acts.into_iter().map(|act| What::OperatorEnd(OperatorEnd { act, done: false, error: Some(UNKNOWN.into()) }));
+    let acts = acts
+        .into_iter()
+        .map(|act| What::OperatorEnd(OperatorEnd { act, done: false, made: None, error: Some(UNKNOWN.into()) }));
     let mut count = 0;
     for end in calls.chain(acts) {
         let entry = Record::new(unix_ms(), end).encode().unwrap_or_default();
@@ -415,11 +496,6 @@ fn unfinished(owner: &HostOwner, writer: &Writer, epoch: u64) -> Result<usize, R
         count += 1;
     }
     Ok(count)
-}
-
-/// The names of the files of the secret keys.
-pub(crate) fn secrets() -> impl Iterator<Item = String> {
-    KINDS.iter().map(|(kind, _)| format!("ledger.{kind}"))
 }
 
 /// The entries of a bundle, or those of it from `next` on where the ones before were pruned. `None` if they cannot be read.
@@ -433,54 +509,3 @@ fn entries(writer: &Writer, bundle: Bundle, next: u64, minimum: u64) -> Result<O
 
 /// Why an operator's act that was cut short is not known to have been done.
 const UNKNOWN: &str = "nobody knows whether it was done: the daemon ended meanwhile";
-
-/// The keys of the ledger; made once.
-pub(crate) fn keys(dir: &Path, keys_dir: &Path, public_url: &str) -> Result<Keys, Problem> {
-    let broken = |what: &str, error: &dyn std::error::Error| fault::because(what, error, "");
-    durable::make_dir(dir, 0o700).map_err(|error| broken("make the directory of the ledger", &error))?;
-    let known = dir.join("vkeys");
-    let secret = |kind: &str| keys_dir.join(format!("ledger.{kind}"));
-    if !known.exists() {
-        let handle = stdx::random::handle().map_err(|error| broken("name the ledger", &error))?;
-        let host = public_url.split("://").last().unwrap_or(public_url).trim_end_matches('/');
-        let origin = format!("{host}/audit/{}", handle.get(..12).unwrap_or(&handle));
-        let mut text = String::from("# The ledger's public keys: what it signs is verified with them.\n");
-        for (name, kind) in KINDS {
-            let signer = Signer::generate(kind, &origin).map_err(|error| broken("make the ledger's keys", &error))?;
-            let bytes = signer.to_pkcs8().map_err(|error| broken("make the ledger's keys", &error))?;
-            durable::write_file(&secret(name), bytes.as_ref(), 0o600)
-                .map_err(|error| broken("write the ledger's keys", &error))?;
-            text.push_str(&format!("{}\n", signer.verifier()));
-        }
-        durable::write_file(&known, text.as_bytes(), 0o644)
-            .map_err(|error| broken("write the ledger's keys", &error))?;
-    }
-    let text = std::fs::read_to_string(&known).map_err(|error| broken("read the ledger's keys", &error))?;
-    let verifiers: Vec<Verifier> = text
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .map_err(|error| broken("read the ledger's public keys", &error))?;
-    let origin = verifiers.first().map(|key| key.name().to_owned()).unwrap_or_default();
-    let mut signers = Vec::new();
-    for (name, kind) in KINDS {
-        let bytes = std::fs::read(secret(name)).map_err(|error| broken("read the ledger's keys", &error))?;
-        signers
-            .push(Signer::from_pkcs8(kind, &origin, &bytes).map_err(|error| broken("read the ledger's keys", &error))?);
-    }
-    let pairs = verifiers.chunks(2).filter_map(|pair| match pair {
-        [ed25519, ml_dsa_44] => Some(ledger::KeyPair::new(ed25519.clone(), ml_dsa_44.clone())),
-        _ => None,
-    });
-    let pairs =
-        pairs.collect::<Result<Vec<_>, _>>().map_err(|error| broken("read the ledger's public keys", &error))?;
-    let known = LogKeys::new(pairs).map_err(|error| broken("read the ledger's public keys", &error))?;
-    let [ed25519, ml_dsa_44] = <[Signer; 2]>::try_from(signers)
-        .map_err(|_| fault::failed("the ledger's keys are not two", "restore a backup of the state directory"))?;
-    let signer = LogSigner::new(ed25519, ml_dsa_44).map_err(|error| broken("read the ledger's keys", &error))?;
-    Keys::new(signer, known)
-        .ok_or_else(|| fault::failed("the ledger's secret keys are not its public ones", "restore a backup"))
-}
-
-const KINDS: [(&str, Kind); 2] = [("ed25519", Kind::Ed25519), ("ml-dsa-44", Kind::MlDsa44Cosignature)];

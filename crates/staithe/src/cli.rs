@@ -2,8 +2,11 @@
 
 mod audit;
 
-pub(crate) use audit::{Caller, EraseArgs, ExportArgs, ExportFormat, Point, PruneArgs, RecoverArgs, SearchArgs};
+pub(crate) use audit::{
+    Caller, EraseArgs, ExportArgs, ExportFormat, Point, PruneArgs, RecoverArgs, RotateArgs, SearchArgs,
+};
 
+use crate::config::LedgerMode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use model::{EraPin, IdleTtl, Mode, Principal, ServerName, Span, bounds, measure};
@@ -132,6 +135,9 @@ pub(crate) struct RunArgs {
     /// How long one call may take, like "30 s" or "10 min" [default: 5 min]
     #[arg(long, value_name = "TIME")]
     pub(crate) call_timeout: Option<Span>,
+    /// What a call's records wait for: strict (the disk), balanced (the kernel), async (nothing); off records no calls
+    #[arg(long, value_name = "MODE", default_value = "balanced")]
+    pub(crate) ledger: LedgerMode,
     /// Ask callers for no token. Only on a loopback address
     #[arg(long)]
     pub(crate) open: bool,
@@ -321,6 +327,8 @@ pub(crate) enum AuditVerb {
     Prune(PruneArgs),
     /// Make everything that is derived from the ledger's entries again from them. No daemon may run
     Rebuild,
+    /// Have other keys sign this host's ledger from here on. No daemon may run
+    RotateKeys(RotateArgs),
     /// Begin a new ledger where the old one is refused. No daemon may run
     Recover(RecoverArgs),
 }
@@ -379,6 +387,16 @@ pub(crate) struct WitnessArgs {
     /// Public keys of the logs, one per line; where a log has an Ed25519 and an ML-DSA-44 key, both must sign
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) log: Vec<PathBuf>,
+    /// A copy of a log's directory, which somebody keeps up to date: only what it has is cosigned
+    #[arg(long, value_name = "ORIGIN=DIR", value_parser = copy)]
+    pub(crate) copy: Vec<(String, PathBuf)>,
+}
+
+fn copy(text: &str) -> Result<(String, PathBuf), String> {
+    let (origin, dir) = text.split_once('=').filter(|(origin, dir)| !origin.is_empty() && !dir.is_empty()).ok_or(
+        "name the log and the directory of its copy, like mcp.example.com/audit/k3x=/srv/copy; the log's name begins its public keys",
+    )?;
+    Ok((origin.to_owned(), dir.into()))
 }
 
 /// `audit verify`.

@@ -14,6 +14,7 @@ mod export;
 mod fault;
 mod import;
 mod install;
+mod keys;
 mod lifecycle;
 mod listeners;
 mod lives;
@@ -106,7 +107,8 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Problem> {
         Verb::Audit(AuditVerb::Erase(args)) => asking(async { audit::erase(&args, state_dir, output).await }),
         Verb::Audit(AuditVerb::Prune(args)) => asking(async { audit::prune(&args, state_dir, output).await }),
         Verb::Audit(AuditVerb::Rebuild) => audit::rebuild(state_dir, output),
-        Verb::Audit(AuditVerb::Recover(args)) => audit::recover(state_dir, args.config.as_deref(), output),
+        Verb::Audit(AuditVerb::RotateKeys(args)) => audit::rotate_keys(state_dir, args.config.as_deref(), output),
+        Verb::Audit(AuditVerb::Recover(args)) => audit::recover(&args, state_dir, output),
         Verb::Import(args) => asking(async { import::import(&args, state_dir, output).await }),
         Verb::Call(args) => asking(async { call::call(&args, state_dir, output).await }),
         other => asking(async { remote::command(other, state_dir, output).await }),

@@ -2,7 +2,7 @@
 
 use crate::assemble::{self, Host};
 use crate::cli::RunArgs;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, Ledger, LogFormat};
 use crate::fault;
 use crate::lifecycle::{self, Signals};
 use crate::naming;
@@ -54,6 +54,7 @@ fn config(args: &RunArgs) -> Result<Config, Problem> {
         allowed_hosts: args.host.clone(),
         // Nobody who types `run` needs to read how its database came to be.
         log_level: "info,staithe_store::migrate=warn".to_owned(),
+        ledger: Ledger { mode: args.ledger, ..Ledger::default() },
         ..Config::default()
     };
     match config.contradictions().as_slice() {

@@ -173,6 +173,11 @@ impl StateDir {
         self.path.join("keys.next")
     }
 
+    /// Keys that are to follow those of this ledger: there while that is being done.
+    pub(crate) fn rotated_keys(&self) -> PathBuf {
+        self.path.join("keys.rotated")
+    }
+
     /// Each server's own state and logs.
     pub(crate) fn servers(&self) -> PathBuf {
         self.path.join("servers")

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// Another number for each form of the tables.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Words remembered while entries are put in.
 const KNOWN: usize = 20_000;
 /// How many rows of one word are counted, to find the rarest of those that are asked for.
@@ -22,11 +22,12 @@ const TABLES: &str = "
     CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
     CREATE TABLE found (
         at INTEGER PRIMARY KEY, ended INTEGER, ms INTEGER NOT NULL, id TEXT, who INTEGER, token INTEGER,
-        server INTEGER, tool INTEGER, method INTEGER, outcome INTEGER NOT NULL);
+        client INTEGER, server INTEGER, tool INTEGER, method INTEGER, outcome INTEGER NOT NULL);
     CREATE INDEX open ON found (id) WHERE ended IS NULL;
     CREATE INDEX by_ms ON found (ms);
     CREATE INDEX by_who ON found (who, ms);
     CREATE INDEX by_token ON found (token, ms);
+    CREATE INDEX by_client ON found (client, ms);
     CREATE INDEX by_server ON found (server, ms);
     CREATE INDEX by_tool ON found (tool, ms);
     CREATE INDEX by_method ON found (method, ms);
@@ -56,6 +57,8 @@ pub struct Began<'a> {
     pub who: Option<&'a str>,
     /// Public id of the token.
     pub token: Option<&'a str>,
+    /// What the client says that it is, without its version.
+    pub client: Option<&'a str>,
     /// The server.
     pub server: Option<&'a str>,
     /// The tool, or what else is named.
@@ -84,6 +87,8 @@ pub struct IndexFilter {
     pub who: Option<String>,
     /// Public id of the token.
     pub token: Option<String>,
+    /// What the client says that it is, without its version.
+    pub client: Option<String>,
     /// The server.
     pub server: Option<String>,
     /// The tool.
@@ -176,17 +181,17 @@ impl LedgerIndex {
 
     /// Puts in a beginning. Only within [`Self::advance`].
     pub fn began(&mut self, began: &Began<'_>) -> Result<(), StoreError> {
-        let Began { at, ms, id, who, token, server, tool, method, outcome } = began;
-        let mut ids = [None; 6];
-        for (id, word) in ids.iter_mut().zip([who, token, server, tool, method, &Some(*outcome)]) {
+        let Began { at, ms, id, who, token, client, server, tool, method, outcome } = began;
+        let mut ids = [None; 7];
+        for (id, word) in ids.iter_mut().zip([who, token, client, server, tool, method, &Some(*outcome)]) {
             *id = word.map(|word| self.word(word)).transpose()?;
         }
-        let [who, token, server, tool, method, outcome] = ids;
+        let [who, token, client, server, tool, method, outcome] = ids;
         let ended = id.is_none().then(|| signed(*at));
-        let sql = "INSERT INTO found (at, ended, ms, id, who, token, server, tool, method, outcome)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let sql = "INSERT INTO found (at, ended, ms, id, who, token, client, server, tool, method, outcome)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
         let mut statement = self.connection.prepare_cached(sql).map_err(failed(PUT))?;
-        let row = params![signed(*at), ended, ms, id, who, token, server, tool, method, outcome];
+        let row = params![signed(*at), ended, ms, id, who, token, client, server, tool, method, outcome];
         statement.execute(row).map(drop).map_err(failed(PUT))
     }
 
@@ -203,6 +208,7 @@ impl LedgerIndex {
         let words = [
             ("who", &filter.who),
             ("token", &filter.token),
+            ("client", &filter.client),
             ("server", &filter.server),
             ("tool", &filter.tool),
             ("method", &filter.method),
@@ -238,6 +244,25 @@ impl LedgerIndex {
         let mut rows = rows.map_err(failed(LOOK))?;
         rows.reverse();
         Ok(rows)
+    }
+
+    /// What is looked for and stands in no record at all: mistyped, perhaps. What it is, and the word.
+    pub fn unknown<'f>(&self, filter: &'f IndexFilter) -> Result<Option<(&'static str, &'f str)>, StoreError> {
+        let words = [
+            ("token", &filter.token),
+            ("client", &filter.client),
+            ("server", &filter.server),
+            ("tool", &filter.tool),
+            ("method", &filter.method),
+        ];
+        for (what, word) in words {
+            if let Some(word) = word
+                && self.known_word(word)?.is_none()
+            {
+                return Ok(Some((what, word)));
+            }
+        }
+        Ok(None)
     }
 
     fn known_word(&self, word: &str) -> Result<Option<i64>, StoreError> {
@@ -288,7 +313,7 @@ mod tests {
     fn began<'a>(at: u64, id: Option<&'a str>, who: &'a str, tool: &'a str) -> Began<'a> {
         let ms = i64::try_from(at).unwrap() * 10;
         let (who, tool) = (Some(who), Some(tool));
-        Began { at, ms, id, who, token: None, server: Some("s"), tool, method: None, outcome: "open" }
+        Began { at, ms, id, who, token: None, client: None, server: Some("s"), tool, method: None, outcome: "open" }
     }
 
     fn at(index: &LedgerIndex, filter: &IndexFilter) -> Vec<u64> {

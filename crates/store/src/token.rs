@@ -56,6 +56,16 @@ impl Store {
         write.await
     }
 
+    /// Deletes the tokens of `principal` that ended before `now_ms`; says how many.
+    pub async fn delete_ended_tokens_of(&self, principal: &model::Principal, now_ms: i64) -> Result<u64, StoreError> {
+        let principal = principal.to_string();
+        let write = self.write("delete ended tokens", move |tx| {
+            let sql = "DELETE FROM tokens WHERE principal = $1 AND (expires_at_ms <= $2 OR revoked_at_ms <= $2)";
+            tx.execute(sql, &[Value::Text(&principal), Value::Int(now_ms)])
+        });
+        write.await
+    }
+
     /// Deletes the tokens that expired or were revoked before `before_ms`; says how many.
     pub async fn delete_ended_tokens(&self, before_ms: i64) -> Result<u64, StoreError> {
         let write = self.write("delete ended tokens", move |tx| {

@@ -141,7 +141,8 @@ impl Orphans {
         let fitted = shape::result(message, &call.method, era, session.revision(), false);
         let answer = fitted.as_ref().unwrap_or(message);
         let delivery = bridge::response(answer, leg, call.client_id.as_bytes(), &call.method, None);
-        session.finish_adopted(call.stream, delivery.body);
+        // Nobody knows any more whether its client wants a receipt. There is none, least of all of the server's making.
+        session.finish_adopted(call.stream, wire::receipt::cleared(delivery.body));
         true
     }
 

@@ -15,6 +15,7 @@ const ACCEPT: &str = "application/json, text/event-stream";
 pub struct Client {
     connections: Connections,
     token: Option<String>,
+    always: Vec<(String, String)>,
     next_id: AtomicU64,
     capabilities: Value,
 }
@@ -23,13 +24,20 @@ impl Client {
     /// A client of the public listener at `base_url` (`http://host:port`). With a token, every request carries it.
     pub fn new(base_url: &str, token: Option<String>) -> Result<Self, HttpError> {
         let connections = Connections::new(base_url)?;
-        Ok(Self { connections, token, next_id: AtomicU64::new(1), capabilities: json!({}) })
+        Ok(Self { connections, token, always: Vec::new(), next_id: AtomicU64::new(1), capabilities: json!({}) })
     }
 
     /// The same client, but it declares these capabilities instead of none.
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: Value) -> Self {
         self.capabilities = capabilities;
+        self
+    }
+
+    /// The same client, but every request carries this header.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.always.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -82,9 +90,10 @@ impl Client {
         self.connections.send(request).await
     }
 
-    /// The headers with our token, unless they bring an `authorization` of their own.
+    /// The headers with those of every request and our token, unless they bring an `authorization` of their own.
     fn authorized(&self, headers: &[(&str, &str)]) -> Vec<(String, String)> {
         let mut all: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        all.extend_from_slice(&self.always);
         let own = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         if let (Some(token), false) = (&self.token, own) {
             all.push(("authorization".to_owned(), format!("Bearer {token}")));

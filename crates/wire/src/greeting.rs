@@ -1,8 +1,9 @@
 //! What a server said about itself: its `InitializeResult` or `DiscoverResult`, kept as bytes.
 
-use crate::bridge::{TASKS, delete, object_of, quoted};
+use crate::bridge::{CLIENT_INFO, TASKS, delete, object_of, quoted};
 use crate::era::{Era, Revision};
-use crate::scan::{self, Kind, Span};
+use crate::message::Message;
+use crate::scan::{self, Kind, Place, Span};
 use crate::splice::Splice;
 use bytes::Bytes;
 
@@ -174,6 +175,25 @@ fn find(bytes: &[u8], object: Span, name: &str, kind: Kind) -> Option<Span> {
     scan::member(bytes, object, name).filter(|(_, found)| *found == kind).map(|(span, _)| span)
 }
 
+/// What a `clientInfo` says: its name, `/` and its version. `None` if it has no name.
+pub fn client(info: &[u8]) -> Option<String> {
+    let said = |name: &str| {
+        let (value, kind) = scan::member(info, Span::all(info), name)?;
+        (kind == Kind::String).then(|| scan::text(info, value).into_owned())
+    };
+    let name = said("name").filter(|name| !name.is_empty())?;
+    Some(match said("version") {
+        Some(version) if !version.is_empty() => format!("{name}/{version}"),
+        _ => name,
+    })
+}
+
+/// The same of a modern request. (E44)
+pub fn client_of(message: &Message) -> Option<String> {
+    let info = message.noted(Place::Meta, CLIENT_INFO).filter(|info| info.kind == Kind::Object)?;
+    client(message.raw(info.value))
+}
+
 /// `initialize` to a legacy server, one line: this revision, these capabilities and client info (raw JSON objects).
 pub fn initialize_line(id: u64, capabilities: &[u8], client_info: &[u8], revision: Revision) -> Vec<u8> {
     let params = object_of(&[
@@ -217,6 +237,20 @@ fn line(id: Option<u64>, method: &str, params: Option<Vec<u8>>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_its_name_and_version() {
+        for (info, said) in [
+            (r#"{"name":"a","version":"1.2"}"#, Some("a/1.2")),
+            (r#"{"version":"","x":{"name":"b"},"name":"a\u0062"}"#, Some("ab")),
+            (r#"{"name":"","version":"1"}"#, None),
+            (r#"{"name":7}"#, None),
+            ("{}", None),
+            ("", None),
+        ] {
+            assert_eq!(client(info.as_bytes()).as_deref(), said, "{info}");
+        }
+    }
     use serde_json::{Value, json};
 
     fn greeting(era: Era, result: &Value) -> Option<Greeting> {

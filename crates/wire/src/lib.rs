@@ -19,6 +19,7 @@ pub mod message;
 pub mod method;
 pub mod mirror;
 pub mod param;
+pub mod receipt;
 pub mod request_state;
 pub mod rounds;
 pub mod scan;

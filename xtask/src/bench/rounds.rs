@@ -164,9 +164,7 @@ impl Host {
             }
             Kind::Mode(mode) => {
                 let state = places.scratch.join(name);
-                let settings = format!("ledger.mode = \"{mode}\"\n");
-                subject::settings(&state, &settings)?;
-                let command = subject::staithe(&places.staithe, &state, &[], &places.echo);
+                let command = subject::staithe(&places.staithe, &state, &["--ledger", mode], &places.echo);
                 (command, Ready::Staithe { open: false }, "/mcp/echo")
             }
             Kind::Bridge(bridge) => {

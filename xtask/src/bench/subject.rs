@@ -206,13 +206,6 @@ pub(crate) fn staithe(binary: &Path, state: &PathBuf, options: &[&str], child: &
     command
 }
 
-/// Puts a configuration into a state directory that `staithe run` will use.
-pub(crate) fn settings(state: &Path, text: &str) -> Result<(), BenchError> {
-    let told = |error: stdx::durable::DurableError| wrong(error.to_string());
-    stdx::durable::make_dir(state, 0o700).map_err(told)?;
-    stdx::durable::write_file(&state.join("staithe.toml"), text.as_bytes(), 0o600).map_err(told)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Ready, Running, proc, text_in};

@@ -8,6 +8,10 @@ use ledger::writer::PruneRefused;
 use model::record::{CallEnd, CallStart, Record, What};
 use model::{Blame, Command, Principal, Problem, Pseudonym, Reply};
 use oauth::{ContentError, kept_content};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use stdx::chain::Chain;
 
 /// What the record of such a command says that it is about, and why. Never a principal's name: the record stays when that is
@@ -19,6 +23,17 @@ pub(crate) fn about(acts: &Acts, command: &Command) -> (Option<String>, Option<S
             (pseudonym, ticket.clone())
         }
         Command::LedgerPrune { before } => (Some(format!("entries before {before}")), None),
+        Command::Content { index } => (Some(format!("entry {index}")), None),
+        Command::TokenCreate { principal, server, audit, .. } => {
+            let opens = match (audit, server) {
+                (true, _) => "the ledger".to_owned(),
+                (false, Some(server)) => server.to_string(),
+                (false, None) => "every server".to_owned(),
+            };
+            let whose = acts.subjects().known(principal).map(|subject| subject.name().to_owned());
+            (Some(format!("{opens}, for {}", whose.unwrap_or_else(|| "a principal that is new here".to_owned()))), None)
+        }
+        Command::TokenRevoke { id } => (Some(format!("token {id}")), None),
         _ => (None, None),
     }
 }
@@ -56,13 +71,16 @@ pub(crate) fn content(parts: &Parts, index: u64) -> Result<Reply, Problem> {
             Ok(Reply::Content { principal, what: what.to_owned(), content })
         }
         Some((_, Ok(content))) => {
-            let hint = format!("read {kept} in {} yourself", acts.contents().display());
-            Err(problem::usage(format!("the content has {} bytes, too many to be shown", content.len()), Some(hint)))
+            let message = format!("the content has {} bytes; {SHOWN} can be shown", content.len());
+            Err(problem::usage(
+                message,
+                Some("its commitment can be proved all the same: `staithe audit prove`".to_owned()),
+            ))
         }
         Some((_, Err(error))) => Err(problem::not_found(stdx::chain::Chain(&error).to_string(), "nothing can be done")),
         None => Err(problem::not_found(
-            format!("the content of entry {index} cannot be read: its key was erased, or it was changed"),
-            "nothing can be done: that is what `audit erase` is for",
+            format!("the content of entry {index} cannot be read: its key was erased or lost, or it was changed"),
+            "where `audit erase` was used nothing can be done, and that is its purpose; else a newer backup of the database has the key",
         )),
     }
 }
@@ -86,14 +104,26 @@ fn acts(parts: &Parts) -> Result<&Acts, Problem> {
 pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply, Problem> {
     let subjects = acts(parts)?.subjects();
     let pseudonym = subjects.known(principal).map(|subject| subject.name().to_owned());
+    if let Some(pseudonym) = &pseudonym {
+        note_erased(acts(parts)?.erased(), pseudonym)
+            .map_err(|error| problem::failed("note who is erased", Blame::Host, &error))?;
+    }
+    // First: the database is written anew below, and then their rows are in no copy of it either.
+    let forgotten = parts.authority.forget(principal).await;
+    let forgotten =
+        forgotten.map_err(|error| problem::failed("forget the principal's tokens", error.blame(), &error))?;
     let erased = subjects.erase(principal).await;
     let erased = erased.map_err(|error| Problem {
         hint: Some("give the command again: what is left of the key is removed then".to_owned()),
         ..problem::failed("erase the key of the principal, or all copies of it", error.blame(), &error)
     })?;
-    let (true, Some(pseudonym)) = (erased, pseudonym) else {
-        let hint = "it made no call here, or was erased before; `staithe audit search` shows who is known";
-        return Err(problem::not_found("the ledger has no key of this principal".to_owned(), hint));
+    let who = match (erased, pseudonym, forgotten) {
+        (true, Some(pseudonym), _) => pseudonym,
+        (_, _, 1..) => "what was left of its tokens".to_owned(),
+        _ => {
+            let hint = "it made no call here, or was erased before; `staithe audit search` shows who is known";
+            return Err(problem::not_found("the ledger has no key of this principal".to_owned(), hint));
+        }
     };
     let tokens = parts.authority.list().into_iter();
     let tokens: Vec<String> = tokens
@@ -101,18 +131,26 @@ pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply,
         .map(|token| token.id)
         .collect();
     let still = match tokens.as_slice() {
-        [] => "No token names it.".to_owned(),
+        [] => "No token names it any more.".to_owned(),
         ids => format!(
-            "Tokens still name it ({}): with them it goes on calling, under a new pseudonym; `staithe token revoke` ends them.",
+            "Tokens still name it ({}), and records name the tokens: with them it goes on calling, under a new pseudonym. `staithe token \
+             revoke` ends them; then give this command again, and their names go, too.",
             ids.join(", ")
         ),
     };
     let text = format!(
-        "erased: {pseudonym} leads to nobody any more, a guess at what it sent cannot be tried, and contents of its calls \
-         that were kept cannot be read. Its records stay in the ledger, under that pseudonym. {still} Not touched: the list of tokens, sessions that are open, what servers wrote, and \
-         backups of the database"
+        "erased: {who} leads to nobody any more by a key: a guess at what it sent cannot be tried, and contents of its calls that were \
+         kept cannot be read. Its records stay in the ledger, under that pseudonym. {still} Not touched: processes of its own that run now, \
+         whose numbers stand in its records (`staithe restart` ends them); sessions that are open; what servers wrote; backups"
     );
     Ok(Reply::Done { text })
+}
+
+/// Before the key goes: what is cut short here is done at the next start.
+fn note_erased(path: &Path, pseudonym: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    writeln!(file, "{pseudonym}")?;
+    file.sync_all()
 }
 
 /// Removes the beginning of the ledger.

@@ -2,7 +2,7 @@
 
 use super::pace::Due;
 use super::{Inner, Own, Place, Receipt, Refused, State, TURNS, Told, Until, Waiting, broken, lock, tell};
-use crate::log::SyncError;
+use crate::log::{Log, SyncError};
 use crate::publish::PublishError;
 use stdx::clock::monotonic;
 
@@ -55,6 +55,7 @@ impl Inner {
             let Some(log) = &mut state.log else { return Told::new() };
             match synced.map_err(SyncError::Broken).and_then(|synced| log.finish_sync(synced)) {
                 Ok(durable) => {
+                    state.durable = durable;
                     let done = state.unsynced.partition_point(|(size, _)| *size <= durable);
                     state.recent.forget(durable);
                     let all = Receipt { index: None };
@@ -68,6 +69,15 @@ impl Inner {
 
     pub(super) fn publish(&self) {
         let now_s = self.owner.now_s();
+        if let Err(gone) = self.owner.looks() {
+            let told = self.with(|state| {
+                if !matches!(state.place, Place::Here) || state.log.take().is_none() {
+                    return Told::new();
+                }
+                state.lose(&broken(&gone), &*self.owner)
+            });
+            return tell(told);
+        }
         let begun = self.with(|state| {
             let signed = state.signed.as_ref().map_or(0, |signed| signed.size);
             let log = state.log.as_mut().filter(|log| log.durable() > signed)?;
@@ -126,6 +136,9 @@ impl Inner {
         // It takes its time, and nobody waits for the lock meanwhile: there is nothing to write to.
         let opened = self.owner.open();
         self.with(|state| match opened {
+            Ok(log) if state.is_contradicted_by(&log) => {
+                state.trouble = Some(broken("the log that is there now is not the one that was written here"));
+            }
             Ok(mut log) => {
                 let again = self.owner.says(Own::TakenAgain { refused: state.refused_now });
                 let lost = state.recent.from(log.size());
@@ -149,5 +162,16 @@ impl Inner {
             state.lose(&Refused::Closed, &*self.owner)
         });
         tell(told);
+    }
+}
+
+impl State {
+    /// Whether a log that was opened anew lacks what was written here, or has something else in its place.
+    fn is_contradicted_by(&self, log: &Log) -> bool {
+        let signed = self.signed.as_ref();
+        let kept = signed.is_none_or(|signed| {
+            log.view().is_ok_and(|view| view.root_at(signed.size).is_ok_and(|root| root == signed.root))
+        });
+        log.size() < self.durable || !kept
     }
 }

@@ -5,12 +5,12 @@ use ledger::{Disk, LogKeys, RealDisk};
 use model::Problem;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use stdx::durable;
 
 /// What is copied, in this order: what was signed before what was written, so that the copy has all that its checkpoint covers.
-const PARTS: [&str; 6] = ["checkpoint", "vkeys", "archive", "minimum", "wal", "tile"];
+const PARTS: [&str; 7] = ["checkpoint", "witnessed", "vkeys", "archive", "minimum", "wal", "tile"];
 
 /// Copies the ledger in `from` to the new directory `to`, and verifies the copy. Gives how many entries its checkpoint covers, which
 /// are at least `least`.
@@ -19,32 +19,44 @@ pub(super) fn copy(from: &Path, to: &Path, keys: &LogKeys, least: u64) -> Result
         let hint = "nothing was pruned; name another directory with --archive";
         fault::because(&format!("copy the ledger to {}", to.display()), error, hint)
     };
-    let taken = to.exists();
-    if taken {
-        let message = format!("{} exists", to.display());
-        return Err(fault::usage(message, "nothing was pruned; name a new directory with --archive"));
+    let usage = |message: String| fault::usage(message, "nothing was pruned; name a new directory with --archive");
+    if to.exists() {
+        return Err(usage(format!("{} exists", to.display())));
     }
-    let mut half = to.as_os_str().to_owned();
-    half.push(".half");
-    let half = PathBuf::from(half);
-    if half.exists() {
-        // What an earlier copy left that was cut short.
-        std::fs::remove_dir_all(&half).map_err(|error| failed(&error))?;
+    let (Some(name), Some(parent)) = (to.file_name(), to.parent()) else {
+        return Err(usage(format!("{} cannot be made", to.display())));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let parent = parent.canonicalize().map_err(|error| failed(&error))?;
+    if parent.starts_with(from.canonicalize().map_err(|error| failed(&error))?) {
+        return Err(usage(format!("{} is within the ledger", to.display())));
     }
-    durable::make_dir(&half, 0o700).map_err(|error| failed(&error))?;
+    // Nobody else's, whatever lies there.
+    let handle = stdx::random::handle().map_err(|error| failed(&error))?;
+    let half = parent.join(format!(".{}.{handle}", name.to_string_lossy()));
+    let copied = filled(from, &half, keys, least).map_err(|error| failed(&*error));
+    let copied = copied.and_then(|size| {
+        durable::rename(&half, &parent.join(name)).map_err(|error| failed(&error))?;
+        synced(&parent).map_err(|error| failed(&error))?;
+        Ok(size)
+    });
+    if copied.is_err() {
+        let _ = std::fs::remove_dir_all(&half);
+    }
+    copied
+}
+
+fn filled(from: &Path, half: &Path, keys: &LogKeys, least: u64) -> Result<u64, Box<dyn std::error::Error>> {
+    durable::make_dir(half, 0o700)?;
     for part in PARTS {
-        tree(&from.join(part), &half.join(part)).map_err(|error| failed(&error))?;
+        tree(&from.join(part), &half.join(part))?;
     }
-    synced(&half).map_err(|error| failed(&error))?;
+    synced(half)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let verified = ledger::verify(&disk, &half, keys, None, &mut |_, _| {}).map_err(|error| failed(&error))?;
+    let verified = ledger::verify(&disk, half, keys, None, &mut |_, _| {})?;
     if verified.signed.size < least {
-        let short = io::Error::other(format!("its checkpoint covers {} entries only", verified.signed.size));
-        return Err(failed(&short));
+        return Err(format!("its checkpoint covers {} entries only", verified.signed.size).into());
     }
-    durable::rename(&half, to).map_err(|error| failed(&error))?;
-    synced(to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-        .map_err(|error| failed(&error))?;
     Ok(verified.signed.size)
 }
 

@@ -24,7 +24,12 @@ pub(crate) fn check(args: &ProofArgs, output: Output) -> Result<ExitCode, Proble
     let no_proof = |error: &dyn std::error::Error, hint: &str| {
         fault::unverified(format!("{} proves nothing: {}", args.proof.display(), Chain(error)), hint)
     };
-    let proof = Proof::parse(&bytes).map_err(|error| no_proof(&error, ""))?;
+    let parsed = Proof::parse(&bytes).or_else(|error| match bytes.strip_suffix(b"\n") {
+        // What prints a proof out of an export adds a line end, as a rule.
+        Some(shorter) => Proof::parse(shorter).map_err(|_| error),
+        None => Err(error),
+    });
+    let proof = parsed.map_err(|error| no_proof(&error, ""))?;
     let checkpoint =
         proof.verify(&entry, &keys).map_err(|error| no_proof(&error, next(&proof, &entry, &keys, &error)))?;
     let standing = quorum::standing(policy.as_ref(), &[&checkpoint])

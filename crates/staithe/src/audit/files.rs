@@ -1,8 +1,8 @@
 //! The files that people give to `staithe audit`: public keys, and whatever else is read whole.
 
 use crate::fault;
-use ledger::checkpoint::LogKeysError;
-use ledger::{KeyPair, Kind, LogKeys, Verifier};
+use ledger::keys_text::KeysTextError;
+use ledger::{LogKeys, Verifier};
 use model::Problem;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -49,29 +49,18 @@ pub(super) fn keys(path: &Path) -> Result<Vec<Verifier>, Problem> {
 
 /// The keys of one log, both kinds of them: a file of theirs and nothing else.
 pub(super) fn keys_of_one_log(path: &Path) -> Result<LogKeys, Problem> {
-    let keys = keys(path)?;
-    pairs(&keys).map_err(|error| {
-        let hint =
-            "a log of staithe has two keys of one name, Ed25519 and ML-DSA-44; both must be in the file, and no others";
-        fault::usage(format!("{}: {error}", path.display()), hint)
-    })
-}
-
-/// Pairs of keys: the first of one kind with the first of the other, and so on, the newest last.
-pub(super) fn pairs(keys: &[Verifier]) -> Result<LogKeys, LogKeysError> {
-    let of = |kind: Kind| keys.iter().filter(move |key| key.kind() == kind).cloned();
-    let (ed25519, ml_dsa_44) = (of(Kind::Ed25519), of(Kind::MlDsa44Cosignature));
-    let pairs: Result<Vec<KeyPair>, _> = ed25519.zip(ml_dsa_44).map(|(one, other)| KeyPair::new(one, other)).collect();
-    let pairs = pairs?;
-    if pairs.len() * 2 != keys.len() {
-        return Err(LogKeysError::Kinds);
-    }
-    LogKeys::new(pairs)
+    let wrong = |why: &dyn std::fmt::Display| {
+        let hint = "a log of staithe has two keys of one name, Ed25519 and ML-DSA-44, one per line; both must be in the file, and no others";
+        fault::usage(format!("{}: {why}", path.display()), hint)
+    };
+    let bytes = read(path, MAX_KEYS)?.ok_or_else(|| wrong(&"longer than 1 MiB"))?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong(&"not UTF-8"))?;
+    text.parse().map_err(|error: KeysTextError| wrong(&error))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{keys, pairs};
+    use super::keys;
     use ledger::{Kind, Signer, Verifier};
     use model::ProblemCode;
 
@@ -95,25 +84,5 @@ mod tests {
             assert_eq!(problem.code, ProblemCode::Usage, "{bad}");
         }
         assert_eq!(keys(&dir.path().join("none")).unwrap_err().code, ProblemCode::Failed);
-    }
-
-    #[test]
-    fn only_pairs_of_one_name_are_the_keys_of_a_log() {
-        let ed = |seed| key(Kind::Ed25519, "a", seed);
-        let ml = |seed| key(Kind::MlDsa44Cosignature, "a", seed);
-        assert_eq!(pairs(&[ml(1), ed(1)]).unwrap().verifiers().count(), 2);
-        let rotated = pairs(&[ed(1), ml(1), ed(2), ml(2)]).unwrap();
-        assert_eq!(rotated.verifiers().cloned().collect::<Vec<_>>(), [ed(1), ml(1), ed(2), ml(2)]);
-        for bad in [
-            vec![],
-            vec![ed(1)],
-            vec![ed(1), ed(2)],
-            vec![ed(1), ml(1), ed(2)],
-            vec![ed(1), key(Kind::MlDsa44Cosignature, "b", 1)],
-            vec![ed(1), ml(1), key(Kind::Ed25519Cosignature, "a", 1)],
-            vec![ed(1), ml(1), key(Kind::Ed25519, "b", 1), key(Kind::MlDsa44Cosignature, "b", 1)],
-        ] {
-            assert!(pairs(&bad).is_err(), "{bad:?}");
-        }
     }
 }

@@ -148,7 +148,10 @@ fn one(index: &mut LedgerIndex, at: u64, entry: &[u8]) -> Result<(), StoreError>
     let act = text("act").map(|id| format!("a{id}"));
     let (call, act) = (call.as_deref(), act.as_deref());
     let (server, tool, method) = (text("server"), text("name"), text("method"));
-    let began = Began { at, ms, id: call, who: who("sub"), token: who("token"), server, tool, method, outcome: "open" };
+    // A name may have a slash itself; the version comes last.
+    let client = text("client").map(|client| client.rsplit_once('/').map_or(client, |(name, _)| name));
+    let (who_is, token) = (who("sub"), who("token"));
+    let began = Began { at, ms, id: call, who: who_is, token, client, server, tool, method, outcome: "open" };
     match (text("t").unwrap_or_default(), call, act) {
         ("call.start", Some(_), _) => index.began(&began),
         ("call.end", Some(id), _) => index.ended(&Ended { at, id, outcome: text("outcome").unwrap_or("unknown") }),

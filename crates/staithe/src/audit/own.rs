@@ -7,6 +7,12 @@ use ledger::{Disk, LogKeys, Reader, RealDisk};
 use model::{Problem, ProblemCode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the ledger is opened before what is wrong with it is believed.
+const OPENINGS: u32 = 5;
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The directory of the ledger, if there is one.
 pub(super) fn place(flag: Option<&Path>) -> Result<(StateDir, PathBuf), Problem> {
@@ -30,8 +36,17 @@ pub(super) fn opened(flag: Option<&Path>) -> Result<(Reader, LogKeys), Problem> 
 pub(super) fn read(dir: &Path) -> Result<(Reader, LogKeys), Problem> {
     let keys = files::keys_of_one_log(&dir.join("vkeys"))?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let reader = Reader::open(&disk, dir, Arc::new(keys.clone()))
-        .map_err(|error| fault::because("read the ledger", &error, "`staithe audit verify` says more"))?;
+    let mut left = OPENINGS;
+    let reader = loop {
+        left -= 1;
+        match Reader::open(&disk, dir, Arc::new(keys.clone())) {
+            // Beside a daemon a read may meet a write half-way; what is damaged stays so.
+            Err(_) if left > 0 => std::thread::sleep(PAUSE),
+            opened => break opened,
+        }
+    };
+    let reader =
+        reader.map_err(|error| fault::because("read the ledger", &error, "`staithe audit verify` says more"))?;
     Ok((reader, keys))
 }
 

@@ -4,9 +4,11 @@
 //! The new one is made whole under another name. Then directories and keys are renamed, one after another; where that is cut short,
 //! the daemon does not start, and this command goes on with it.
 
-use super::{files, index, own, verify};
+use super::{files, index, verify};
 use crate::book::{self, Refusal};
+use crate::cli::RecoverArgs;
 use crate::fault;
+use crate::keys::{self, KeysRefusal};
 use crate::output::Output;
 use crate::serve::{self, Loaded};
 use crate::state::StateDir;
@@ -33,8 +35,8 @@ struct Lost {
 }
 
 /// Puts the old ledger aside and begins a new one.
-pub(crate) fn recover(flag: Option<&Path>, config: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
-    let Loaded { config, state, .. } = serve::load(config, flag)?;
+pub(crate) fn recover(args: &RecoverArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
+    let Loaded { config, state, .. } = serve::load(args.config.as_deref(), flag)?;
     let stage = Stage::of(&state, &config.ledger.anchors);
     let lock = state.try_lock()?;
     if lock.is_err() {
@@ -47,8 +49,7 @@ pub(crate) fn recover(flag: Option<&Path>, config: Option<&Path>, output: Output
         return Ok(ExitCode::SUCCESS);
     }
     stage.clear().map_err(|error| fault::because("remove what an earlier attempt left", &error, ""))?;
-    let (_, dir) = own::place(Some(state.path()))?;
-    let lost = lost(&state, &dir, &config.ledger.anchors)?;
+    let lost = lost(&state, &config.ledger.anchors, args.since.as_deref())?;
     let origin = stage.make(&lost)?;
     let aside = stage.finish().map_err(|error| half(&error))?;
     index::remove(&state).map_err(|error| fault::because("remove the index of the old ledger", &error, ""))?;
@@ -61,13 +62,24 @@ fn half(error: &dyn Error) -> Problem {
 }
 
 /// Why the ledger is refused, and what is known of it. An error where it is not.
-fn lost(state: &StateDir, dir: &Path, anchors: &[PathBuf]) -> Result<Lost, Problem> {
+fn lost(state: &StateDir, anchors: &[PathBuf], since: Option<&Path>) -> Result<Lost, Problem> {
+    let dir = &state.ledger();
     let error = match book::reopen_beside(state, anchors) {
-        Ok(_) => {
+        Ok(log) => {
+            if let Some(lost) = since.map(|path| contradicted(&log, dir, path)).transpose()?.flatten() {
+                return Ok(lost);
+            }
             let message = "the ledger is what it said before: nothing is lost, and nothing was changed";
             return Err(fault::usage(message, "`staithe audit verify` verifies all of it"));
         }
-        Err(Refusal::Keys(problem)) => return Err(problem),
+        Err(Refusal::Keys(KeysRefusal::Gone(origin))) => {
+            // What is left is put aside like any other, be it nothing.
+            durable::make_dir(dir, 0o700).map_err(|error| fault::because("put aside what is left", &error, ""))?;
+            let keys = keys::of_what_is_gone(&state.keys(), &origin);
+            let last = keys.and_then(|keys| strongest(dir, anchors, since, &keys));
+            return Ok(Lost { origin, why: "its directory, or `vkeys` in it, is gone".to_owned(), last });
+        }
+        Err(Refusal::Keys(refusal)) => return Err(refusal.into_problem()),
         Err(Refusal::Log(error)) => error,
     };
     if let Some(trouble) = verify::unread(&error) {
@@ -75,15 +87,43 @@ fn lost(state: &StateDir, dir: &Path, anchors: &[PathBuf]) -> Result<Lost, Probl
         return Err(fault::because("read the ledger", trouble, hint));
     }
     let keys = files::keys_of_one_log(&dir.join("vkeys"))?;
-    Ok(Lost { origin: keys.origin().to_owned(), why: Chain(&error).to_string(), last: strongest(dir, anchors, &keys) })
+    Ok(Lost {
+        origin: keys.origin().to_owned(),
+        why: Chain(&error).to_string(),
+        last: strongest(dir, anchors, since, &keys),
+    })
+}
+
+/// What a checkpoint from elsewhere shows about a ledger that is right in itself, why it is given up.
+/// `None` where the ledger bears it out.
+fn contradicted(log: &Log, dir: &Path, path: &Path) -> Result<Option<Lost>, Problem> {
+    let keys = files::keys_of_one_log(&dir.join("vkeys"))?;
+    let hint =
+        "is it a checkpoint of this ledger? A witness shows what it cosigned at /<sha256 of the origin>/checkpoint";
+    let long = || fault::usage(format!("{} is longer than a checkpoint", path.display()), hint);
+    let note = files::read(path, MAX_NOTE)?.ok_or_else(long)?;
+    let signed =
+        keys.read(&note).map_err(|error| fault::usage(format!("{}: {}", path.display(), Chain(&error)), hint))?;
+    let view = log.view().map_err(|error| fault::because("read the ledger", &error, ""))?;
+    let why = if log.size() < signed.size {
+        format!("it has {} entries, and had {} when that checkpoint was signed", log.size(), signed.size)
+    } else if view.root_at(signed.size).is_ok_and(|root| root == signed.root) {
+        return Ok(None);
+    } else {
+        format!("its first {} entries are not those that were signed then", signed.size)
+    };
+    Ok(Some(Lost { origin: keys.origin().to_owned(), why, last: Some(signed) }))
 }
 
 /// The checkpoint over the most entries that has the right signatures: a file that is none must not hide the others.
-fn strongest(dir: &Path, anchors: &[PathBuf], keys: &LogKeys) -> Option<Signed> {
+fn strongest(dir: &Path, anchors: &[PathBuf], since: Option<&Path>, keys: &LogKeys) -> Option<Signed> {
     let archived = std::fs::read_dir(dir.join("archive")).into_iter().flatten().flatten().map(|entry| entry.path());
     let own = std::iter::once(dir).chain(anchors.iter().map(PathBuf::as_path)).map(|dir| dir.join("checkpoint"));
-    let notes =
-        own.chain(archived).filter(|path| path.is_file()).filter_map(|path| files::read(&path, MAX_NOTE).ok()?);
+    let notes = own
+        .chain(archived)
+        .chain(since.map(Path::to_path_buf))
+        .filter(|path| path.is_file())
+        .filter_map(|path| files::read(&path, MAX_NOTE).ok()?);
     notes.filter_map(|note| keys.read(&note).ok()).max_by_key(|signed| signed.size)
 }
 
@@ -133,7 +173,7 @@ impl Stage {
         durable::make_dir(&self.next, 0o700).map_err(|error| failed(&error))?;
         durable::make_dir(&self.next_keys, 0o700).map_err(|error| failed(&error))?;
         let host = lost.origin.split_once("/audit/").map_or(lost.origin.as_str(), |(host, _)| host);
-        let keys: Keys = book::keys(&self.next, &self.next_keys, host)?;
+        let keys: Keys = keys::open(&self.next, &self.next_keys, Some(host)).map_err(KeysRefusal::into_problem)?;
         let origin = keys.origin().to_owned();
         let (disk, notary): (Arc<dyn Disk>, Arc<dyn Notary>) = (Arc::new(RealDisk), Arc::new(keys));
         let opened = Log::open(&disk, &self.next, Options::default(), notary, Vec::new());
@@ -161,7 +201,7 @@ impl Stage {
             }
             durable::rename(&self.next, &self.ledger)?;
         }
-        for name in book::secrets() {
+        for name in keys::files() {
             let (new, old) = (self.next_keys.join(&name), self.keys.join(&name));
             if new.exists() {
                 set_aside(&old, nth)?;

@@ -7,6 +7,7 @@ use crate::cli::{Caller, SearchArgs};
 use crate::fault;
 use crate::output::Output;
 use crate::render;
+use crate::state::StateDir;
 use ledger::Reader;
 use ledger::tile::{Bundle, WIDTH, decode_bundle};
 use model::{Problem, ProblemCode};
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use store::{Found, IndexFilter};
 
 /// Columns, for people.
-const HEAD: [&str; 7] = ["TIME", "CALL", "WHO", "SERVER", "TOOL", "OUTCOME", "TOOK"];
+const HEAD: [&str; 8] = ["INDEX", "TIME", "CALL", "WHO", "SERVER", "TOOL", "OUTCOME", "TOOK"];
 
 /// Shows what fits, the oldest first.
 pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
@@ -29,22 +30,23 @@ pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Outpu
     };
     let filter = filter(args, &names)?;
     let (reader, keys) = own::read(&dir)?;
-    let held = index::open(&state, &reader, keys.origin(), output)?;
-    let found = held.index.search(&filter).map_err(|error| fault::because("search the ledger", &error, ""))?;
-    drop(held);
-    let mut pages = Pages::new(&reader);
+    let mut hits = hits(&state, &reader, keys.origin(), &filter, output)?;
+    if hits.iter().any(|hit| !hit.fits(&filter)) {
+        output.note("the index of the ledger says what the ledger does not; it is made anew");
+        index::remove(&state).map_err(|error| fault::because("search the ledger", &error, ""))?;
+        hits = self::hits(&state, &reader, keys.origin(), &filter, output)?;
+        hits.retain(|hit| hit.fits(&filter));
+    }
     let mut rows = Vec::new();
-    for Found { at, ended } in &found {
-        let start = pages.record(*at)?;
-        let end = ended.filter(|ended| ended != at).map(|ended| pages.record(ended)).transpose()?;
+    for Hit { at, ended, start, end } in &hits {
         if output.is_json() {
-            let who = who(&start, &names).1;
+            let who = who(start, &names).1;
             let line = json!({"index": at, "ended": ended, "principal": who, "start": start, "end": end});
             if !output.json(&line) {
                 break;
             }
         } else {
-            rows.push(row(&start, end.as_ref(), &names));
+            rows.push(row(*at, start, end.as_ref(), &names));
         }
     }
     if !output.is_json() {
@@ -55,6 +57,84 @@ pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Outpu
         output.text(&if rows.is_empty() { "nothing was found\n".to_owned() } else { render::table(&HEAD, rows) });
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was found, as the ledger has it.
+struct Hit {
+    at: u64,
+    ended: Option<u64>,
+    start: Value,
+    end: Option<Value>,
+}
+
+impl Hit {
+    /// Whether it is what was looked for: the index only says where to look.
+    fn fits(&self, filter: &IndexFilter) -> bool {
+        let text = |record: &Value, name: &str| record.get(name).and_then(Value::as_str).map(str::to_owned);
+        let is = |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
+        let who = |name: &str| self.start.get("who").and_then(|who| text(who, name));
+        let operator = text(&self.start, "operator");
+        let client = text(&self.start, "client");
+        let client = client.map(|client| client.rsplit_once('/').map_or(client.clone(), |(name, _)| name.to_owned()));
+        let joined = self.end.as_ref().is_none_or(|end| {
+            ["call", "act"].iter().all(|name| text(&self.start, name) == text(end, name))
+                && end.get("t") != self.start.get("t")
+        });
+        let ms = self.start.get("ms").and_then(Value::as_i64).unwrap_or(0);
+        let operators = operator.is_some();
+        joined
+            && is(&filter.who, operator.or_else(|| who("sub")))
+            && is(&filter.token, who("token"))
+            && is(&filter.client, client)
+            && is(&filter.server, text(&self.start, if operators { "about" } else { "server" }))
+            && is(&filter.tool, text(&self.start, if operators { "command" } else { "name" }))
+            && is(&filter.method, if operators { Some("operator".to_owned()) } else { text(&self.start, "method") })
+            && filter.outcome.as_ref().is_none_or(|outcome| *outcome == self.outcome())
+            && filter.since_ms.is_none_or(|since| ms >= since)
+            && filter.until_ms.is_none_or(|until| ms < until)
+    }
+
+    fn outcome(&self) -> String {
+        let Some(end) = &self.end else {
+            return if self.ended.is_some() { "denied" } else { "open" }.to_owned();
+        };
+        match end.get("done").and_then(Value::as_bool) {
+            Some(done) => if done { "done" } else { "failed" }.to_owned(),
+            None => end.get("outcome").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
+        }
+    }
+}
+
+/// Where the index says that something is, and what is there.
+fn hits(
+    state: &StateDir,
+    reader: &Reader,
+    origin: &str,
+    filter: &IndexFilter,
+    output: Output,
+) -> Result<Vec<Hit>, Problem> {
+    let held = index::open(state, reader, origin, output)?;
+    let failed = |error: store::StoreError| fault::because("search the ledger", &error, "");
+    let found = held.index.search(filter).map_err(failed)?;
+    if found.is_empty()
+        && let Some((what, word)) = held.index.unknown(filter).map_err(failed)?
+    {
+        output.note(&format!("no record has the {what} {word:?}"));
+    }
+    drop(held);
+    let (first, size, before) = (reader.view().first(), reader.view().size(), found.len());
+    // The index goes on knowing of what was pruned.
+    let found: Vec<Found> = found.into_iter().filter(|found| found.at >= first).collect();
+    if found.len() < before {
+        output.note(&format!("{} of what was found lie before entry {first}, which were pruned", before - found.len()));
+    }
+    let mut pages = Pages::new(reader);
+    let mut record = |at: u64| if at < size { pages.record(at) } else { Ok(Value::Null) };
+    let hits = found.into_iter().map(|Found { at, ended }| {
+        let end = ended.filter(|ended| *ended != at).map(&mut record).transpose()?;
+        Ok(Hit { at, ended, start: record(at)?, end })
+    });
+    hits.collect()
 }
 
 fn filter(args: &SearchArgs, names: &Names) -> Result<IndexFilter, Problem> {
@@ -77,6 +157,7 @@ fn filter(args: &SearchArgs, names: &Names) -> Result<IndexFilter, Problem> {
     Ok(IndexFilter {
         who,
         token: args.token.clone(),
+        client: args.client.clone(),
         server: args.server.as_ref().map(ToString::to_string),
         tool: args.tool.clone(),
         method: args.method.clone(),
@@ -95,7 +176,7 @@ fn who(start: &Value, names: &Names) -> (String, Option<String>) {
     (sub, name)
 }
 
-fn row(start: &Value, end: Option<&Value>, names: &Names) -> Vec<String> {
+fn row(at: u64, start: &Value, end: Option<&Value>, names: &Names) -> Vec<String> {
     let text = |name: &str| start.get(name).and_then(Value::as_str);
     let ms = start.get("ms").and_then(Value::as_i64).unwrap_or(0);
     let (sub, name) = who(start, names);
@@ -112,7 +193,16 @@ fn row(start: &Value, end: Option<&Value>, names: &Names) -> Vec<String> {
     let tool = text("name").or_else(|| text("command")).or_else(|| text("method")).unwrap_or("-");
     let server = text("server").or_else(|| text("about")).unwrap_or("-");
     let id = text("call").or_else(|| text("act")).unwrap_or("-");
-    let cells = [&*stdx::clock::rfc3339(ms), id, name.as_deref().unwrap_or(&sub), server, tool, &outcome, &took];
+    let cells = [
+        &*at.to_string(),
+        &*stdx::clock::rfc3339(ms),
+        id,
+        name.as_deref().unwrap_or(&sub),
+        server,
+        tool,
+        &outcome,
+        &took,
+    ];
     cells.map(ToOwned::to_owned).to_vec()
 }
 

@@ -153,7 +153,9 @@ fn next(error: &VerifyError) -> &'static str {
     match error {
         VerifyError::NoCheckpoint { .. } => "was all of the log's directory copied?",
         VerifyError::Derived { .. } => "the entries are not in doubt by this; the file can be made again from them",
-        VerifyError::Log(OpenError::Evidence(EvidenceError::Forged { .. })) => "are these the log's keys?",
+        VerifyError::Log(OpenError::Evidence(EvidenceError::Forged { .. })) => {
+            "are these the log's keys? If they were changed (`staithe audit rotate-keys`), ask for the new file"
+        }
         VerifyError::Log(OpenError::Evidence(EvidenceError::RolledBack { .. })) => {
             "keep this copy and that checkpoint: together they show it"
         }

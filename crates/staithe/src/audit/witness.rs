@@ -1,6 +1,7 @@
 //! `staithe audit witness`: cosigns checkpoints of logs (C2SP tlog-witness). It has a directory and no database.
 
 mod book;
+mod copies;
 mod home;
 mod listen;
 mod trusted;
@@ -32,7 +33,8 @@ pub(crate) async fn witness(args: &WitnessArgs, output: Output) -> Result<ExitCo
     let tried = format!("listen on {}", args.listen);
     let listener = listener.map_err(|error| fault::because(&tried, &error, "give another address with --listen"))?;
     let address = listener.local_addr().map_err(|error| fault::because(&tried, &error, ""))?;
-    let book = Arc::new(Book::open(home, logs)?);
+    let copies = copies::named(&args.copy, |origin| logs.get(origin)?.both().cloned())?;
+    let book = Arc::new(Book::open(home, logs, copies)?);
     tell(&book, &addresses::base_url(address), output);
     let shutdown = CancellationToken::new();
     let serving = listen::serve(listener, book, shutdown.clone());
@@ -54,6 +56,13 @@ pub(crate) async fn witness(args: &WitnessArgs, output: Output) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// A witness with all its keys, as a policy names it.
+fn policy(vkeys: &[String], url: &str) -> String {
+    let names: Vec<String> = (1..=vkeys.len()).map(|nth| format!("w-{nth}")).collect();
+    let lines: String = names.iter().zip(vkeys).map(|(name, vkey)| format!("witness {name} {vkey} {url}\n")).collect();
+    format!("{lines}group w all {}", names.join(" "))
+}
+
 /// The first line is what programs wait for.
 fn tell(book: &Book, url: &str, output: Output) {
     let (vkeys, logs) = (book.vkeys(), book.known());
@@ -70,7 +79,8 @@ fn tell(book: &Book, url: &str, output: Output) {
     });
     let logs: String = logs.collect();
     output.text(&format!(
-        "listening witness={url}\n{logs}public keys, for the policies of those who verify:\n{}\n",
-        vkeys.join("\n")
+        "listening witness={url}\n{logs}lines for the policy of the log's host and of those who verify (the address as they reach it; give the witness a \
+         name of your own for w):\n{}\n",
+        policy(&vkeys, url)
     ));
 }

@@ -37,6 +37,9 @@ pub(crate) struct SearchArgs {
     /// With which token: its public id
     #[arg(long, value_name = "ID")]
     pub(crate) token: Option<String>,
+    /// With which program: the name that it gives itself, without a version
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Option<String>,
     /// Of which server
     #[arg(long)]
     pub(crate) server: Option<ServerName>,
@@ -48,7 +51,7 @@ pub(crate) struct SearchArgs {
     pub(crate) method: Option<String>,
     /// How it ended: ok, tool_error, server_error, server_gone, host_error, caller_error, asked, cancelled, deadline, unknown; open,
     /// while it has no end; denied; of an operator's act done or failed
-    #[arg(long)]
+    #[arg(long, value_parser = OUTCOMES, hide_possible_values = true)]
     pub(crate) outcome: Option<String>,
     /// Begun at this time or later
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -132,6 +135,14 @@ pub(crate) struct PruneArgs {
     pub(crate) yes: bool,
 }
 
+/// `audit rotate-keys`.
+#[derive(Debug, Args)]
+pub(crate) struct RotateArgs {
+    /// Configuration file of the daemon [default: staithe.toml in the state directory, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
 /// `audit recover`.
 #[derive(Debug, Args)]
 #[command(
@@ -143,10 +154,31 @@ pub(crate) struct RecoverArgs {
     /// Give up what cannot be had back, and begin a new ledger that says so
     #[arg(long, required = true)]
     pub(crate) accept_loss: bool,
+    /// A checkpoint of the ledger that you kept, or that a witness shows: where the ledger does not bear it out, it is given up
+    #[arg(long, value_name = "FILE")]
+    pub(crate) since: Option<PathBuf>,
     /// Configuration file of the daemon [default: staithe.toml in the state directory, if it exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
+
+/// How something ends, as `audit search` knows it.
+const OUTCOMES: [&str; 14] = [
+    "ok",
+    "tool_error",
+    "server_error",
+    "server_gone",
+    "host_error",
+    "caller_error",
+    "asked",
+    "cancelled",
+    "deadline",
+    "unknown",
+    "open",
+    "denied",
+    "done",
+    "failed",
+];
 
 fn caller(text: &str) -> Result<Caller, String> {
     if text.starts_with("p:") {

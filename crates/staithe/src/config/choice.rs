@@ -31,6 +31,15 @@ impl<T: Choice> Pick for T {
     }
 }
 
+impl std::str::FromStr for LedgerMode {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let mut mode = Self::Balanced;
+        mode.pick(Some(word)).map(|()| mode)
+    }
+}
+
 impl Choice for LogFormat {
     const ALL: &'static [(Self, &'static str)] = &[(Self::Text, "text"), (Self::Json, "json")];
 }

@@ -14,6 +14,12 @@ pub(super) fn lines(report: &LedgerReport, now_ms: i64) -> Vec<(&'static str, St
     if let Some(why) = &report.refusing {
         lines.push(("", format!("REFUSING: {}; calls are refused", clean(why))));
     }
+    if let Some(why) = &report.unrecorded {
+        lines.push((
+            "",
+            format!("NOT RECORDING: {}; calls are made without records, as `ledger.on_full` says", clean(why)),
+        ));
+    }
     if report.refused > 0 {
         lines.push(("", format!("records refused so far: {}", report.refused)));
     }
@@ -53,6 +59,7 @@ mod tests {
             signed: Some(8),
             signed_at_ms: Some(1000),
             refusing: refusing.map(str::to_owned),
+            unrecorded: None,
             refused: 0,
             witnesses,
         };

@@ -58,14 +58,19 @@ fn people_are_told_in_words() {
     let mut command = Command::new(STAITHE);
     command.args(words).arg(made.path("witness")).arg("--log").arg(made.keys());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(5).map(Result::unwrap);
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(6).map(Result::unwrap);
     let lines: Vec<String> = lines.collect();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(lines[0].starts_with("listening witness=http://127.0.0.1:"), "{lines:?}");
     assert!(lines[1].starts_with("log example.com/log: nothing cosigned yet; http://127.0.0.1:"), "{lines:?}");
     let public = std::fs::read_to_string(made.path("witness/witness.vkeys")).unwrap();
-    assert!(public.ends_with(&format!("{}\n{}\n", lines[3], lines[4])), "{lines:?}");
+    // Lines that a policy takes as they are.
+    let url = lines[0].trim_start_matches("listening witness=");
+    for (nth, (line, key)) in lines[3..5].iter().zip(public.lines().filter(|line| !line.starts_with('#'))).enumerate() {
+        assert_eq!(*line, format!("witness w-{} {key} {url}", nth + 1));
+    }
+    assert_eq!(lines[5], "group w all w-1 w-2");
 }
 
 #[test]

@@ -40,6 +40,17 @@ struct Books {
     /// The processes that each worker spoke to.
     pids: BTreeMap<String, BTreeSet<u64>>,
     counts: BTreeMap<String, u64>,
+    /// Of each call that was answered with one: entries and their hashes.
+    receipts: HashMap<String, Vec<Receipt>>,
+}
+
+/// What an answer says of one record of its call.
+#[derive(Debug, Clone)]
+pub(crate) struct Receipt {
+    /// The record's place.
+    pub(crate) index: u64,
+    /// Its hash.
+    pub(crate) leaf: String,
 }
 
 /// What may happen to a call beside its answer and a connection that breaks.
@@ -147,7 +158,7 @@ pub(crate) fn begin(daemon: &Daemon, dice: &mut Dice, allowed: Allowed) -> (Arc<
                 name: format!("{principal}-{number}-{server}-{way:?}"),
                 principal,
                 server,
-                client: Client::new(&load.url, Some(token.clone())).unwrap(),
+                client: Client::new(&load.url, Some(token.clone())).unwrap().with_header("x-staithe-receipt", "1"),
                 dice: dice.fork(),
             };
             tasks.push(stdx::task::spawn("worker", worker.work(way)));
@@ -193,6 +204,11 @@ impl Load {
         calls.map(|call| (call.nonce.clone(), matches!(call.outcome, Outcome::Served { .. }))).collect()
     }
 
+    /// What the answers of calls said of their records, start and end, by nonce.
+    pub(crate) fn receipts(&self) -> HashMap<String, Vec<Receipt>> {
+        self.books().receipts.clone()
+    }
+
     /// The nonces of the calls that servers say they ran, as far as a server could be asked.
     pub(crate) fn ran(&self) -> HashSet<String> {
         self.books().ledgers.values().flatten().cloned().collect()
@@ -222,7 +238,7 @@ impl Load {
             assert!(matches!(ended, Ok(Ok(Some(())))), "a worker hangs or panicked: {ended:?}");
         }
         let mut books = self.books();
-        let Books { calls, wrongs, ledgers, pids, counts } = &mut *books;
+        let Books { calls, wrongs, ledgers, pids, counts, .. } = &mut *books;
         let mut ran: HashMap<&str, u64> = HashMap::new();
         for nonce in ledgers.values().flatten() {
             *ran.entry(nonce).or_default() += 1;
@@ -383,9 +399,20 @@ impl Worker {
                 &format!("{nonce} of {} was done by a process of {}", self.principal, told["first"]),
             );
         }
+        self.keep_receipt(nonce, &answer["result"]["_meta"]["io.staithe/receipt"]);
         let (pid, count) = (told["pid"].as_u64().unwrap(), told["count"].as_u64().unwrap());
         self.load.books().pids.entry(self.name.clone()).or_default().insert(pid);
         Outcome::Served { pid, count }
+    }
+
+    fn keep_receipt(&self, nonce: &str, receipt: &Value) {
+        let places = [&receipt["start"], receipt]
+            .map(|place| Some(Receipt { index: place["index"].as_u64()?, leaf: place["leaf"].as_str()?.to_owned() }));
+        if let [Some(start), Some(end)] = places {
+            self.load.books().receipts.insert(nonce.to_owned(), vec![start, end]);
+        } else if !receipt.is_null() {
+            self.load.wrong(&self.name, &format!("{nonce} got half a receipt: {receipt}"));
+        }
     }
 
     /// An error as an answer is visible, but must be one of those that may be.

@@ -24,6 +24,7 @@ mod receipt;
 mod recorded;
 mod recovered;
 mod rollback;
+mod rotated;
 mod searched;
 mod stops;
 mod survives;

@@ -2,6 +2,7 @@
 
 use crate::daemon::{Daemon, Dice};
 use crate::load::{self, Allowed};
+use ledger::{Disk, LogKeys, Reader, RealDisk, leaf_hash};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -89,6 +90,28 @@ fn callers_find_themselves(load: &load::Load, records: &Records) -> (usize, usiz
     (answered, unanswered, unknown)
 }
 
+/// Every receipt that a caller holds leads to the records of its call, and of no other. How many there were.
+fn receipts_hold(daemon: &Daemon, load: &load::Load) -> usize {
+    let dir = daemon.state().join("ledger");
+    let keys: LogKeys = std::fs::read_to_string(dir.join("vkeys")).unwrap().parse().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let reader = Reader::open(&disk, &dir, Arc::new(keys)).unwrap();
+    let receipts = load.receipts();
+    let mut places = HashMap::new();
+    for (nonce, records) in &receipts {
+        let calls = records.iter().map(|receipt| {
+            assert_eq!(places.insert(receipt.index, nonce), None, "two receipts for one record");
+            let entry = reader.view().entry(receipt.index).unwrap_or_else(|error| panic!("{nonce}: {error}"));
+            assert_eq!(leaf_hash(&entry).to_string(), receipt.leaf, "{nonce}");
+            serde_json::from_slice::<Value>(&entry).unwrap()
+        });
+        let calls: Vec<Value> = calls.collect();
+        assert_eq!((&calls[0]["t"], &calls[1]["t"]), (&json!("call.start"), &json!("call.end")), "{nonce}");
+        assert_eq!((&calls[0]["trace"], &calls[0]["call"]), (&json!(nonce), &calls[1]["call"]), "{nonce}");
+    }
+    receipts.len()
+}
+
 pub(crate) fn verifies(daemon: &Daemon) {
     let dir = daemon.state().join("ledger");
     let key = dir.join("vkeys");
@@ -128,11 +151,13 @@ async fn kills_under_load_leave_no_call_without_its_end() {
     let records = Records::of(&daemon);
     records.balance();
     let (answered, unanswered, unknown) = callers_find_themselves(&load, &records);
+    let receipts = receipts_hold(&daemon, &load);
+    assert!(receipts + unknown >= answered, "{receipts} receipts for {answered} answers");
     // Some were killed before they opened it.
     let opened = records.event("opened").count();
     println!(
         "{KILLS} kills in {took:?} ({opened} daemons opened the ledger), {answers} answers meanwhile; {answered} calls were answered, \
-         {unanswered} were not, {unknown} were answered by a later daemon; {} records, {} ends that nobody knows",
+         {unanswered} were not, {unknown} were answered by a later daemon; {receipts} receipts hold; {} records, {} ends that nobody knows",
         records.0.len(),
         records.ended("unknown"),
     );
@@ -163,6 +188,7 @@ async fn upgrades_under_load_lose_no_record() {
     records.balance();
     assert_eq!(records.ended("unknown"), 0);
     assert!(load.served() <= records.ended("ok"));
+    assert!(receipts_hold(&daemon, &load) * 10 >= load.served() * 9, "{} were answered", load.served());
     let acts: Vec<&Value> = records.kind("operator.end").collect();
     assert!(acts.len() >= 6 && acts.iter().all(|act| act["done"] == true), "{acts:?}");
     verifies(&daemon);

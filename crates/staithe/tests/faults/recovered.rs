@@ -39,13 +39,13 @@ fn recover(daemon: &Daemon) -> std::process::Output {
     daemon.run(&["audit", "recover", "--accept-loss", "--json"])
 }
 
-async fn refused(daemon: &mut Daemon) -> String {
+pub(crate) async fn refused(daemon: &mut Daemon) -> String {
     daemon.start();
     assert_ne!(daemon.ended().await.code(), Some(0));
     daemon.last_words()
 }
 
-async fn serves(daemon: &mut Daemon) {
+pub(crate) async fn serves(daemon: &mut Daemon) {
     daemon.start();
     eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
     eventually("a checkpoint", || daemon.run(&["audit", "verify"]).status.success()).await;
@@ -75,9 +75,7 @@ async fn a_ledger_that_was_cut_is_given_up_only_on_purpose() {
     let first = daemon.cli(&["audit", "show", "0"]);
     let after = first["record"]["after"].as_str().unwrap();
     let text = std::fs::read_to_string(daemon.state().join("ledger.lost-1/vkeys")).unwrap();
-    let keys: Vec<ledger::Verifier> =
-        text.lines().filter(|line| !line.starts_with('#')).map(|line| line.parse().unwrap()).collect();
-    let old = LogKeys::new(vec![ledger::KeyPair::new(keys[0].clone(), keys[1].clone()).unwrap()]).unwrap();
+    let old: LogKeys = text.parse().unwrap();
     let note = after.split_once('\n').unwrap().1;
     let checkpoint = old.open(note.as_bytes()).unwrap();
     assert_eq!(json!(checkpoint.size()), told["lost"]["entries"]);
@@ -93,6 +91,68 @@ async fn a_ledger_that_was_cut_is_given_up_only_on_purpose() {
         daemon.state().join("ledger.lost-2").is_dir() && daemon.state().join("keys/ledger.ed25519.lost-2").is_file()
     );
     serves(&mut daemon).await;
+}
+
+/// A ledger that somebody deleted is missed: nothing begins in its place as if there had been none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_is_gone_is_missed() {
+    let mut daemon = stopped().await;
+    let (ledger, gone) = (daemon.state().join("ledger"), daemon.state().join("gone"));
+    let name = std::fs::read_to_string(daemon.state().join("keys/ledger.name")).unwrap();
+    stdx::durable::rename(&ledger, &gone).unwrap();
+    let said = refused(&mut daemon).await;
+    assert!(said.contains(name.trim()) && said.contains("audit recover --accept-loss"), "{said}");
+    assert!(!ledger.exists());
+    // It comes back, and nothing has happened.
+    stdx::durable::rename(&gone, &ledger).unwrap();
+    serves(&mut daemon).await;
+    daemon.terminate();
+    daemon.ended().await;
+    // It does not, nor do its keys: the database knows of it.
+    std::fs::remove_dir_all(&ledger).unwrap();
+    std::fs::remove_dir_all(daemon.state().join("keys")).unwrap();
+    let said = refused(&mut daemon).await;
+    assert!(said.contains(name.trim()) && said.contains("audit recover --accept-loss"), "{said}");
+    let done = recover(&daemon);
+    assert!(done.status.success(), "{done:?}");
+    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(told["lost"]["log"], json!(name.trim()));
+    assert!(daemon.state().join("keys/ledger.name.lost-1").is_file());
+    serves(&mut daemon).await;
+}
+
+/// Nor does one begin under a running daemon: it refuses calls until the ledger that it wrote is there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_goes_away_under_a_daemon_is_missed() {
+    let daemon = crate::searched::used().await;
+    eventually("a checkpoint", || daemon.run(&["audit", "verify"]).status.success()).await;
+    let (ledger, gone) = (daemon.state().join("ledger"), daemon.state().join("gone"));
+    let client = testkit::Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    let call = async || {
+        let note = json!({"name": "note", "arguments": {"nonce": "n", "canary": "ann", "ms": 0}});
+        client.modern_call("modern", "tools/call", note).await.unwrap()
+    };
+    copy(&ledger, &gone);
+    assert_eq!(call().await.0, 200);
+    std::fs::remove_dir_all(&ledger).unwrap();
+    let refused = eventually_some("a refusal", async || {
+        let (status, answer) = call().await;
+        (status == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(refused["error"]["data"]["reason"], "ledger_refused", "{refused}");
+    let said = daemon.run(&["status"]);
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.code() == Some(5) && text.contains("REFUSING"), "{text}");
+    // An empty one in its place, be it with its keys, is not taken for it, nor an older copy.
+    std::fs::create_dir(&ledger).unwrap();
+    std::fs::copy(gone.join("vkeys"), ledger.join("vkeys")).unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(call().await.0, 503);
+    std::fs::remove_dir_all(&ledger).unwrap();
+    stdx::durable::rename(&gone, &ledger).unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(call().await.0, 503);
 }
 
 /// Wherever it is cut short, the daemon does not begin a ledger that hides the loss, and the command goes on.

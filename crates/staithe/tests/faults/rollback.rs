@@ -78,7 +78,7 @@ async fn calls(daemon: &Daemon, client: &Client, many: usize) {
     eventually("a checkpoint", || size(&dir(daemon).join("checkpoint")) > wanted).await;
 }
 
-async fn stopped(daemon: &mut Daemon) {
+pub(crate) async fn stopped(daemon: &mut Daemon) {
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
 }

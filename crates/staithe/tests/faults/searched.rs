@@ -48,10 +48,15 @@ async fn calls_are_found_by_name_with_and_without_a_daemon() {
     assert_eq!(found(&daemon, &["--tool", "note", "--since", "1 h"]).len(), 5);
     let pseudonym = ann[0]["start"]["who"]["sub"].as_str().unwrap();
     assert_eq!(found(&daemon, &["--principal", pseudonym, "--tool", "note"]).len(), 3);
+    let client = ann[0]["start"]["client"].as_str().unwrap();
+    let (name, version) = client.rsplit_once('/').unwrap();
+    assert!(!version.is_empty(), "{client}");
+    assert_eq!(found(&daemon, &["--tool", "note", "--client", name]).len(), 5);
+    assert_eq!(found(&daemon, &["--tool", "note", "--client", "another"]).len(), 0);
     let acts = found(&daemon, &["--method", "operator", "--tool", "token-create", "--outcome", "done"]);
     assert_eq!(acts.len(), 2, "{acts:?}");
     let text = daemon.text(&["audit", "search", "--principal", "bob", "--tool", "note"]);
-    assert!(text.starts_with("TIME") && text.contains(" bob ") && text.contains(" ok "), "{text}");
+    assert!(text.starts_with("INDEX") && text.contains(" bob ") && text.contains(" ok "), "{text}");
     assert_eq!(text.lines().count(), 3, "{text}");
     let nobody = daemon.run(&["audit", "search", "--principal", "carol"]);
     assert_eq!(nobody.status.code(), Some(3), "{nobody:?}");
@@ -86,8 +91,10 @@ async fn an_index_that_is_damaged_or_wrong_is_made_anew() {
     assert!(String::from_utf8_lossy(&told.stderr).contains("made anew"), "{told:?}");
     // Of another ledger: one that the same directory begins after this one is gone.
     stdx::durable::rename(&daemon.state().join("ledger"), &daemon.state().join("gone")).unwrap();
+    assert!(daemon.run(&["audit", "recover", "--accept-loss"]).status.success());
     daemon.start();
     testkit::wait::eventually("another ledger", || daemon.run(&["status"]).status.success()).await;
+    testkit::wait::eventually("a checkpoint", || daemon.run(&["audit", "verify"]).status.success()).await;
     assert_eq!(found(&daemon, &["--tool", "note"]).len(), 0, "of another ledger");
 }
 

@@ -5,7 +5,7 @@ use crate::load;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use testkit::Client;
@@ -20,12 +20,13 @@ struct Witness {
     vkeys: Vec<String>,
 }
 
-fn witness(dir: &std::path::Path, name: &str, listen: &str, log: &std::path::Path) -> (Child, Value) {
+fn witness(dir: &Path, name: &str, listen: &str, log: &Path, copy: Option<&str>) -> (Child, Value) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_staithe"))
         .args(["audit", "witness", "--json", "--listen", listen, "--name", name, "--dir"])
         .arg(dir)
         .arg("--log")
         .arg(log)
+        .args(copy.iter().flat_map(|copy| ["--copy", copy]))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -37,8 +38,13 @@ fn witness(dir: &std::path::Path, name: &str, listen: &str, log: &std::path::Pat
 
 impl Witness {
     fn start(name: &str, daemon: &Daemon) -> Self {
+        Self::beside(name, daemon, None)
+    }
+
+    /// One that has a copy of the log beside it, `ORIGIN=DIR`.
+    fn beside(name: &str, daemon: &Daemon, copy: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (child, told) = witness(dir.path(), name, "127.0.0.1:0", &vkeys(daemon));
+        let (child, told) = witness(dir.path(), name, "127.0.0.1:0", &vkeys(daemon), copy);
         let url = told["listening"]["witness"].as_str().unwrap().to_owned();
         let vkeys = told["vkeys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect();
         Self { child, dir, name: name.to_owned(), url, vkeys }
@@ -52,7 +58,7 @@ impl Witness {
     /// The same one again.
     fn again(&mut self, daemon: &Daemon) {
         let listen = self.url.trim_start_matches("http://").to_owned();
-        self.child = witness(self.dir.path(), &self.name, &listen, &vkeys(daemon)).0;
+        self.child = witness(self.dir.path(), &self.name, &listen, &vkeys(daemon), None).0;
     }
 }
 
@@ -173,6 +179,60 @@ async fn a_quorum_makes_the_ledger_tamper_proof_and_without_one_calls_can_be_ref
     let ledger = status(&daemon, "cosignatures of the new daemon", fresh).await;
     assert_eq!(ledger["witnesses"]["troubles"], json!([]), "{ledger}");
     assert!(verified(&daemon, &path).contains("tamper-proof"));
+}
+
+/// What is cosigned then is not lost with the host's machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_beside_a_copy_cosigns_only_what_the_copy_has() {
+    let mut daemon = Daemon::new(&load::servers(), &[], "");
+    let copy = tempfile::tempdir().unwrap();
+    let keys: ledger::LogKeys = std::fs::read_to_string(vkeys(&daemon)).unwrap().parse().unwrap();
+    let named = format!("{}={}", keys.origin(), copy.path().display());
+    let witness = Witness::beside("example.com/w1", &daemon, Some(&named));
+    let text = policy(1, &[(witness.url.as_str(), witness.vkeys.as_slice())]);
+    let path = with_policy(&mut daemon, &text, "").await;
+    let refused = |ledger: &Value| ledger["witnesses"]["troubles"][0].as_str().is_some_and(|text| text.contains("503"));
+    let ledger = status(&daemon, "a refusal, for there is no copy", refused).await;
+    assert_eq!(ledger["witnesses"]["entries"], Value::Null, "{ledger}");
+    let fill = || {
+        let from = daemon.state().join("ledger");
+        let copied = Command::new("cp").arg("-rT").arg(&from).arg(copy.path()).status().unwrap();
+        assert!(copied.success());
+    };
+    let entries = |ledger: &Value| ledger["witnesses"]["entries"].as_u64();
+    eventually_some("cosignatures of what was copied", async || {
+        fill();
+        fresh(&status(&daemon, "the ledger", |_| true).await).then_some(())
+    })
+    .await;
+    assert!(verified(&daemon, &path).contains("tamper-proof"));
+    // More is written, and the copy does not have it.
+    let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    let before = entries(&status(&daemon, "the ledger", |_| true).await);
+    assert_eq!(call(&client).await.0, 200);
+    let ledger = status(&daemon, "a refusal, for the copy is behind", refused).await;
+    assert_eq!(entries(&ledger), before, "{ledger}");
+    // Its entries are others than those that were signed. (A frame's checksum is no secret.)
+    fill();
+    let segment = copy.path().join("wal/00000000000000000000.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(10).position(|bytes| bytes == b"call.start").unwrap();
+    bytes[at] = b'C';
+    stdx::durable::write_file(&segment, &bytes, 0o600).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let ledger = status(&daemon, "a refusal, for the copy is wrong", refused).await;
+    assert_eq!(entries(&ledger), before, "{ledger}");
+    fill();
+    let more = status(&daemon, "cosignatures of all", |ledger| entries(ledger) > before).await;
+    assert!(more["witnesses"]["troubles"].as_array().is_some_and(Vec::is_empty), "{more}");
+    let stranger = Command::new(env!("CARGO_BIN_EXE_staithe"))
+        .args(["audit", "witness", "--name", "w", "--copy", "other=/tmp", "--dir"])
+        .arg(copy.path().join("w"))
+        .arg("--log")
+        .arg(vkeys(&daemon))
+        .output()
+        .unwrap();
+    assert_eq!(stranger.status.code(), Some(2), "a copy of a log that it does not know: {stranger:?}");
 }
 
 /// Answers everything with `answer`, or with nothing.

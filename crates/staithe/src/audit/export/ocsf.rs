@@ -110,6 +110,9 @@ impl Events {
         let who = start.get("who");
         let uid = who.and_then(|who| text(who, "sub")).or_else(|| text(start, "operator")).unwrap_or("unknown");
         event["actor"] = json!({"user": {"uid": uid, "type_id": 0, "type": "Unknown"}});
+        if let Some(client) = text(start, "client") {
+            event["actor"]["app_name"] = json!(client);
+        }
         // From where it came is not recorded; with what it was let in is.
         let token = who.and_then(|who| text(who, "token"));
         let by = who.and_then(|who| text(who, "by")).or_else(|| text(start, "door")).unwrap_or("unknown");

@@ -1,6 +1,7 @@
 //! What a witness remembers: of each log the last checkpoint that it cosigned, in one file. What is decided on a log's page is
 //! on disk before it is answered, and one request at a time turns it.
 
+use super::copies::{Copy, Lacking};
 use super::home::Home;
 use super::trusted::Trusted;
 use crate::audit::files;
@@ -15,9 +16,14 @@ use std::sync::{Mutex, MutexGuard};
 use stdx::chain::Chain;
 use stdx::durable;
 
-/// The witness cannot answer: its disk, its clock, or it itself failed.
+/// The witness cannot answer.
 #[derive(Debug)]
-pub(super) struct Trouble;
+pub(super) enum Trouble {
+    /// Its disk, its clock, or it itself failed.
+    Failed,
+    /// The copy of the log beside it does not have what is to be cosigned.
+    Copy(Lacking),
+}
 
 /// All logs that the witness knows.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ struct Log {
     hash: String,
     path: PathBuf,
     page: Mutex<Page>,
+    /// What must have all that is cosigned.
+    copy: Option<Copy>,
 }
 
 /// What is remembered of a log. The file is the truth; this is what it says.
@@ -49,13 +57,18 @@ struct Page {
 
 impl Book {
     /// Reads what is remembered of these logs. Files of other logs stay as they are.
-    pub(super) fn open(home: Home, logs: BTreeMap<String, Trusted>) -> Result<Self, Problem> {
+    pub(super) fn open(
+        home: Home,
+        logs: BTreeMap<String, Trusted>,
+        mut copies: BTreeMap<String, Copy>,
+    ) -> Result<Self, Problem> {
         let mut book = Self { home, logs: BTreeMap::new() };
         for (origin, trusted) in logs {
             let hash = origin_hash(&origin);
             let path = book.home.memory.join(&hash);
             let page = Mutex::new(book.recall(&origin, &trusted, &path)?);
-            book.logs.insert(origin, Log { trusted, hash, path, page });
+            let copy = copies.remove(&origin);
+            book.logs.insert(origin, Log { trusted, hash, path, page, copy });
         }
         Ok(book)
     }
@@ -104,7 +117,7 @@ impl Book {
         let now_s = now_s()?;
         let signed: Result<Vec<_>, _> =
             self.home.signers.iter().map(|signer| signer.sign(note.text(), now_s)).collect();
-        note.clone().with(signed.map_err(|_| Trouble)?).map_err(|_| Trouble)
+        note.clone().with(signed.map_err(|_| Trouble::Failed)?).map_err(|_| Trouble::Failed)
     }
 
     fn verifiers(&self) -> impl Iterator<Item = &Verifier> {
@@ -143,7 +156,7 @@ impl Book {
         }
         let mut page = page(log)?;
         if page.lost {
-            return Err(Trouble);
+            return Err(Trouble::Failed);
         }
         let pending = match decide(&request, Some(log.trusted.keys()), page.state) {
             Ok(pending) => pending,
@@ -158,6 +171,12 @@ impl Book {
                 return Ok(answer);
             }
         };
+        if let Some(copy) = &log.copy {
+            copy.has(pending.after().size, pending.after().root).map_err(|lacking| {
+                tracing::warn!(origin = request.origin(), ?lacking, "the copy does not have what is to be cosigned");
+                Trouble::Copy(lacking)
+            })?;
+        }
         if page.stored.is_none() || pending.after() != pending.before() {
             page.store(&log.path, pending.note())?;
             page.state = pending.after();
@@ -165,7 +184,7 @@ impl Book {
         let signers: Vec<&Signer> = self.home.signers.iter().collect();
         let cosigned = pending.persisted(&signers, now_s()?).map_err(|error| {
             tracing::error!(%error, "a checkpoint could not be cosigned");
-            Trouble
+            Trouble::Failed
         })?;
         // What is given away is shown to everybody who asks, also after a crash.
         page.store(&log.path, &cosigned.note)?;
@@ -190,15 +209,15 @@ impl Page {
         };
         self.lost = there.as_deref() != self.stored.as_deref().map(str::as_bytes);
         tracing::error!(error = %Chain(&error), lost = self.lost, "a checkpoint could not be remembered, so it is not cosigned");
-        Err(Trouble)
+        Err(Trouble::Failed)
     }
 }
 
 /// The page of a log, for this thread alone. A thread that panicked with it may have left it half turned.
 fn page(log: &Log) -> Result<MutexGuard<'_, Page>, Trouble> {
-    log.page.lock().map_err(|_| Trouble)
+    log.page.lock().map_err(|_| Trouble::Failed)
 }
 
 fn now_s() -> Result<u64, Trouble> {
-    u64::try_from(stdx::clock::unix_ms() / 1000).ok().filter(|now| *now > 0).ok_or(Trouble)
+    u64::try_from(stdx::clock::unix_ms() / 1000).ok().filter(|now| *now > 0).ok_or(Trouble::Failed)
 }

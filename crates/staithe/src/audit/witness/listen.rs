@@ -2,6 +2,7 @@
 //! everything has a bound.
 
 use super::book::{Book, Trouble};
+use super::copies::Lacking;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -114,7 +115,7 @@ async fn answer(request: Request<Incoming>, book: Arc<Book>) -> Response<Full<By
     match apart(move || book.shown(&hash)).await {
         Ok(Some(checkpoint)) => respond(StatusCode::OK, TEXT, checkpoint),
         Ok(None) => respond(StatusCode::NOT_FOUND, TEXT, "this witness cosigned nothing of such a log\n".to_owned()),
-        Err(Trouble) => in_trouble(),
+        Err(trouble) => in_trouble(&trouble),
     }
 }
 
@@ -139,17 +140,24 @@ async fn add(book: Arc<Book>, body: Bytes) -> Response<Full<Bytes>> {
             let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             respond(status, answer.content_type(), answer.body())
         }
-        Err(Trouble) => in_trouble(),
+        Err(trouble) => in_trouble(&trouble),
     }
 }
 
 /// Runs what waits for the disk on a thread for such work. It goes on when the client leaves.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Trouble))
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Trouble::Failed))
 }
 
-fn in_trouble() -> Response<Full<Bytes>> {
-    let text = "the witness cannot remember, so it does not cosign\n".to_owned();
+fn in_trouble(trouble: &Trouble) -> Response<Full<Bytes>> {
+    let text = match trouble {
+        Trouble::Failed => "the witness cannot remember, so it does not cosign\n",
+        Trouble::Copy(Lacking::Behind(_)) => {
+            "the copy beside the witness does not have these entries yet, so it does not cosign; ask again\n"
+        }
+        Trouble::Copy(Lacking::Differs) => "the copy beside the witness has other entries, so it does not cosign\n",
+    };
+    let text = text.to_owned();
     respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
 }
 

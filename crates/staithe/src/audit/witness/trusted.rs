@@ -25,14 +25,24 @@ impl Trusted {
         if !(has(Kind::Ed25519) && has(Kind::MlDsa44Cosignature)) {
             return Ok(Self { keys, both: None });
         }
-        let both =
-            files::pairs(&keys).map_err(|_| "for each Ed25519 key there must be one ML-DSA-44 key".to_owned())?;
+        let text: String = keys.iter().map(|key| format!("{key}\n")).collect();
+        let both = text.parse().map_err(|_| "for each Ed25519 key there must be one ML-DSA-44 key".to_owned())?;
         Ok(Self { keys, both: Some(both) })
+    }
+
+    /// The keys of a log that were changed: each pair is good for its time.
+    fn rotated(log: LogKeys) -> Self {
+        Self { keys: log.verifiers().cloned().collect(), both: Some(log) }
     }
 
     /// All keys.
     pub(super) fn keys(&self) -> &[Verifier] {
         &self.keys
+    }
+
+    /// Both keys, where the log has both.
+    pub(super) fn both(&self) -> Option<&LogKeys> {
+        self.both.as_ref()
     }
 
     /// Whether the log signed this note, with every signature that it must have.
@@ -45,10 +55,17 @@ impl Trusted {
     }
 }
 
-/// Reads files of keys; a log is its keys' name, which is its origin.
+/// Reads files of keys; a log is its keys' name, which is its origin. Where the keys of a log were changed, one file says when.
 pub(super) fn read(paths: &[PathBuf]) -> Result<BTreeMap<String, Trusted>, Problem> {
-    let mut logs: BTreeMap<String, Vec<Verifier>> = BTreeMap::new();
+    let (mut logs, mut rotated): (BTreeMap<String, Vec<Verifier>>, BTreeMap<String, Trusted>) = Default::default();
     for path in paths {
+        match files::keys_of_one_log(path) {
+            Ok(log) if log.pairs().len() > 1 => {
+                rotated.insert(log.origin().to_owned(), Trusted::rotated(log));
+                continue;
+            }
+            _ => {}
+        }
         for key in files::keys(path)? {
             let keys = logs.entry(key.name().to_owned()).or_default();
             if !keys.contains(&key) {
@@ -56,11 +73,15 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<BTreeMap<String, Trusted>, Probl
             }
         }
     }
-    let checked = logs.into_iter().map(|(origin, keys)| match Trusted::new(keys) {
-        Ok(trusted) => Ok((origin, trusted)),
-        Err(why) => {
-            Err(fault::usage(format!("the keys of the log {origin}: {why}"), "correct the files given with --log"))
+    let wrong = |origin: &str, why: &str| {
+        fault::usage(format!("the keys of the log {origin}: {why}"), "correct the files given with --log")
+    };
+    for (origin, keys) in logs {
+        if rotated.contains_key(&origin) {
+            return Err(wrong(&origin, "one file says when they were changed, and another has some of them too"));
         }
-    });
-    checked.collect()
+        let trusted = Trusted::new(keys).map_err(|why| wrong(&origin, &why))?;
+        rotated.insert(origin, trusted);
+    }
+    Ok(rotated)
 }
