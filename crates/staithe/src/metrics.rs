@@ -78,9 +78,10 @@ fn records(page: &mut Page, ledger: &HostLedger) {
     if let Some(age) = report.witnesses.as_ref().and_then(|witnesses| witnesses.age_ms) {
         family.decimal(&[], Duration::from_millis(age).as_secs_f64());
     }
+    let stale = "1 while no quorum of witnesses has cosigned for `ledger.stale_after`, or none ever has; only where witnesses are asked.";
+    let mut family = page.family("staithe_ledger_witness_stale", Kind::Gauge, stale);
     if let Some(witnesses) = &report.witnesses {
-        let stale = "1 while no quorum of witnesses has cosigned for `ledger.stale_after`, or none ever has; only where witnesses are asked.";
-        page.family("staithe_ledger_witness_stale", Kind::Gauge, stale).sample(&[], u64::from(witnesses.stale));
+        family.sample(&[], u64::from(witnesses.stale));
     }
     let alarm = report.witnesses.is_some_and(|witnesses| witnesses.alarm);
     page.family("staithe_ledger_alarm", Kind::Gauge, "1 while a witness saw more of the ledger, or another history.")
