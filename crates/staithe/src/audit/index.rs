@@ -87,6 +87,8 @@ fn path(state: &StateDir) -> PathBuf {
 /// Waits for another command that has the index.
 fn lock(path: &Path) -> io::Result<File> {
     let lock = path.with_extension("lock");
+    // A copy of a ledger has nothing beside it.
+    lock.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
     file.lock()?;
     Ok(file)

@@ -98,6 +98,31 @@ async fn an_index_that_is_damaged_or_wrong_is_made_anew() {
     assert_eq!(found(&daemon, &["--tool", "note"]).len(), 0, "of another ledger");
 }
 
+/// As an auditor has it: a copy of the ledger's directory, and nothing else of the host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_elsewhere_is_read_with_the_same_commands() {
+    let daemon = used().await;
+    testkit::wait::eventually("a checkpoint", || daemon.run(&["audit", "verify"]).status.success()).await;
+    let read = tempfile::tempdir().unwrap();
+    let script =
+        "cp ledger/checkpoint first && cp -r ledger copy && mv first copy/checkpoint && cp -r copy \"$0\"/ledger";
+    let copied =
+        std::process::Command::new("sh").current_dir(daemon.state()).args(["-c", script]).arg(read.path()).status();
+    assert!(copied.unwrap().success());
+    let there = |words: &[&str]| {
+        let binary = env!("CARGO_BIN_EXE_staithe");
+        let out = std::process::Command::new(binary).args(words).arg("--state-dir").arg(read.path()).output().unwrap();
+        assert!(out.status.success(), "{words:?}: {out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let found = there(&["audit", "search", "--tool", "note"]);
+    assert!(found.lines().count() == 6 && found.contains(" p:") && !found.contains(" ann "), "{found}");
+    assert!(there(&["audit", "export"]).lines().count() > 10);
+    assert!(there(&["audit", "show", "0"]).contains("opened"));
+    let (copy, key) = (daemon.state().join("copy"), daemon.state().join("ledger/vkeys"));
+    there(&["audit", "verify", copy.to_str().unwrap(), "--key", key.to_str().unwrap()]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_searches_at_once_agree() {
     let daemon = used().await;
