@@ -1,6 +1,8 @@
 //! What an operator takes out of the ledger: whom a pseudonym stands for, and the beginning of the log.
 
 use crate::daemon::Daemon;
+use crate::recovered::copy;
+use crate::rollback::stopped;
 use crate::searched::{found, used};
 use ledger::{Disk, Keys, Kind, Log, LogKeys, LogSigner, Options, RealDisk, Signer, Verifier};
 use serde_json::{Value, json};
@@ -32,6 +34,31 @@ async fn secret(daemon: &Daemon, principal: &str) -> Option<String> {
     let store = Store::open(Location::Sqlite(daemon.state().join("db/staithe.db"))).await.unwrap();
     let all = store.subjects().await.unwrap();
     all.into_iter().find(|(known, _)| known.to_string() == principal).map(|(_, secret)| secret)
+}
+
+/// Nor does a database that was put back lead to them, nor the rows of tokens that are over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_erased_stays_so_when_an_older_database_is_put_back() {
+    let mut daemon = used().await;
+    let calls = found(&daemon, &["--principal", "ann", "--tool", "note"]);
+    let token = calls[0]["start"]["who"]["token"].as_str().unwrap().to_owned();
+    stopped(&mut daemon).await;
+    let (db, older) = (daemon.state().join("db"), daemon.state().join("older"));
+    copy(&db, &older);
+    daemon.start();
+    eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
+    assert!(daemon.run(&["token", "revoke", &token]).status.success());
+    let done = daemon.run(&["audit", "erase", "ann", "--yes"]);
+    assert!(done.status.success() && say(&done).contains("No token names it any more"), "{done:?}");
+    assert!(!daemon.text(&["token", "list"]).contains(&token), "its row is gone");
+    stopped(&mut daemon).await;
+    std::fs::remove_dir_all(&db).unwrap();
+    copy(&older, &db);
+    assert!(secret(&daemon, "ann").await.is_some(), "the older database has the key");
+    daemon.start();
+    eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
+    assert_eq!(secret(&daemon, "ann").await, None);
+    assert_eq!(daemon.run(&["audit", "search", "--principal", "ann"]).status.code(), Some(3));
 }
 
 fn say(told: &std::process::Output) -> String {

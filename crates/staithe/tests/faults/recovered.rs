@@ -14,7 +14,7 @@ async fn stopped() -> Daemon {
     daemon
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let to = to.join(entry.file_name());
@@ -251,4 +251,29 @@ async fn derived_files_are_made_again_and_only_without_a_daemon() {
     cut(&daemon);
     let done = daemon.run(&["audit", "rebuild"]);
     assert_eq!(done.status.code(), Some(1), "entries cannot be made again: {done:?}");
+}
+
+/// A restored backup is right in itself; only who kept a later checkpoint knows better, and with that it can be given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_is_given_up_by_a_checkpoint_from_elsewhere() {
+    let mut daemon = stopped().await;
+    let (ledger, older) = (daemon.state().join("ledger"), daemon.state().join("older"));
+    copy(&ledger, &older);
+    serves(&mut daemon).await;
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    let (first, last) = (daemon.state().join("first"), daemon.state().join("last"));
+    std::fs::copy(older.join("checkpoint"), &first).unwrap();
+    std::fs::copy(ledger.join("checkpoint"), &last).unwrap();
+    std::fs::remove_dir_all(&ledger).unwrap();
+    copy(&older, &ledger);
+    let since =
+        |path: &Path| daemon.run(&["audit", "recover", "--accept-loss", "--json", "--since", path.to_str().unwrap()]);
+    let borne_out = since(&first);
+    assert_eq!(borne_out.status.code(), Some(2), "nothing is lost: {borne_out:?}");
+    let done = since(&last);
+    assert!(done.status.success(), "{done:?}");
+    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(told["lost"]["checkpoint"], json!(std::fs::read_to_string(&last).unwrap()));
+    serves(&mut daemon).await;
 }

@@ -98,6 +98,35 @@ async fn an_index_that_is_damaged_or_wrong_is_made_anew() {
     assert_eq!(found(&daemon, &["--tool", "note"]).len(), 0, "of another ledger");
 }
 
+/// Who can write to the index can make it say where something is, and not what.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_invents_is_found_out() {
+    let mut daemon = used().await;
+    daemon.terminate();
+    daemon.ended().await;
+    let ann = notes(&daemon);
+    let who = ann[0]["start"]["who"]["sub"].as_str();
+    let mut index = store::LedgerIndex::open(&daemon.state().join("db/ledger-index.db")).unwrap();
+    let mark = index.mark().unwrap();
+    let invented = store::Began {
+        at: 0,
+        ms: ann[0]["start"]["ms"].as_i64().unwrap(),
+        id: None,
+        who,
+        token: None,
+        client: None,
+        server: Some("own"),
+        tool: Some("note"),
+        method: None,
+        outcome: "ok",
+    };
+    index.advance(&mark, |index| index.began(&invented)).unwrap();
+    drop(index);
+    let told = daemon.run(&["audit", "search", "--principal", "ann", "--tool", "note"]);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("made anew"), "{told:?}");
+    assert_eq!(notes(&daemon), ann);
+}
+
 /// As an auditor has it: a copy of the ledger's directory, and nothing else of the host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_elsewhere_is_read_with_the_same_commands() {
