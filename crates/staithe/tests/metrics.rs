@@ -67,6 +67,16 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
+            let _ = self.child.wait();
+        }
+    }
+}
+
 /// `name kind` of each row of the table of families.
 fn documented() -> BTreeSet<String> {
     let text = include_str!("../../../docs/operations.md");

@@ -5,6 +5,7 @@
 
 mod client;
 pub mod corpus;
+mod files;
 mod http1;
 pub mod matrix;
 mod sse;
@@ -12,6 +13,7 @@ mod upstream;
 pub mod wait;
 
 pub use client::{Client, MODERN, Session};
+pub use files::copy_tree;
 pub use http1::{HttpError, Response, Stream};
 pub use sse::Event;
 pub use upstream::{Kind, Odd, Seen, Upstream};

@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use testkit::copy_tree;
 
 pub(crate) const STAITHE: &str = env!("CARGO_BIN_EXE_staithe");
 pub(crate) const ORIGIN: &str = "example.com/log";
@@ -104,20 +105,8 @@ impl Made {
     /// A copy of the log's directory.
     pub(crate) fn copy(&self, name: &str) -> PathBuf {
         let to = self.path(name);
-        copy(&self.dir(), &to);
+        copy_tree(&self.dir(), &to).unwrap();
         to
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &to);
-        } else {
-            std::fs::copy(&path, &to).unwrap();
-        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! What an operator takes out of the ledger: whom a pseudonym stands for, and the beginning of the log.
 
 use crate::daemon::Daemon;
-use crate::recovered::copy;
 use crate::rollback::stopped;
 use crate::searched::{found, used};
 use ledger::{Disk, Keys, Kind, Log, LogKeys, LogSigner, Options, RealDisk, Signer, Verifier};
@@ -10,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use store::{Location, Store};
 use testkit::Client;
+use testkit::copy_tree;
 use testkit::wait::eventually;
 
 /// Everything in a directory, as bytes.
@@ -44,7 +44,7 @@ async fn who_was_erased_stays_so_when_an_older_database_is_put_back() {
     let token = calls[0]["start"]["who"]["token"].as_str().unwrap().to_owned();
     stopped(&mut daemon).await;
     let (db, older) = (daemon.state().join("db"), daemon.state().join("older"));
-    copy(&db, &older);
+    copy_tree(&db, &older).unwrap();
     daemon.start();
     eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
     assert!(daemon.run(&["token", "revoke", &token]).status.success());
@@ -53,7 +53,7 @@ async fn who_was_erased_stays_so_when_an_older_database_is_put_back() {
     assert!(!daemon.text(&["token", "list"]).contains(&token), "its row is gone");
     stopped(&mut daemon).await;
     std::fs::remove_dir_all(&db).unwrap();
-    copy(&older, &db);
+    copy_tree(&older, &db).unwrap();
     assert!(secret(&daemon, "ann").await.is_some(), "the older database has the key");
     daemon.start();
     eventually("the daemon", || daemon.run(&["status"]).status.success()).await;

@@ -5,6 +5,7 @@ use crate::searched::{found, used};
 use ledger::LogKeys;
 use serde_json::{Value, json};
 use std::path::Path;
+use testkit::copy_tree;
 use testkit::wait::{eventually, eventually_some};
 
 async fn stopped() -> Daemon {
@@ -12,18 +13,6 @@ async fn stopped() -> Daemon {
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     daemon
-}
-
-pub(crate) fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), &to).unwrap();
-        }
-    }
 }
 
 /// Entries are gone that the checkpoint covers.
@@ -132,9 +121,10 @@ async fn a_ledger_that_goes_away_under_a_daemon_is_missed() {
         let note = json!({"name": "note", "arguments": {"nonce": "n", "canary": "ann", "ms": 0}});
         client.modern_call("modern", "tools/call", note).await.unwrap()
     };
-    copy(&ledger, &gone);
+    copy_tree(&ledger, &gone).unwrap();
     assert_eq!(call().await.0, 200);
-    std::fs::remove_dir_all(&ledger).unwrap();
+    // Moved, not removed: the daemon may be putting a file there.
+    stdx::durable::rename(&ledger, &daemon.state().join("away-1")).unwrap();
     let refused = eventually_some("a refusal", async || {
         let (status, answer) = call().await;
         (status == 503).then_some(answer)
@@ -149,7 +139,7 @@ async fn a_ledger_that_goes_away_under_a_daemon_is_missed() {
     std::fs::copy(gone.join("vkeys"), ledger.join("vkeys")).unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert_eq!(call().await.0, 503);
-    std::fs::remove_dir_all(&ledger).unwrap();
+    stdx::durable::rename(&ledger, &daemon.state().join("away-2")).unwrap();
     stdx::durable::rename(&gone, &ledger).unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert_eq!(call().await.0, 503);
@@ -163,19 +153,19 @@ async fn a_recovery_that_was_cut_short_goes_on() {
     let state = daemon.state().to_path_buf();
     let at = |name: &str| state.join(name);
     let (ledger, keys) = (at("ledger"), at("keys"));
-    copy(&ledger, &at("before/ledger"));
-    copy(&keys, &at("before/keys"));
+    copy_tree(&ledger, &at("before/ledger")).unwrap();
+    copy_tree(&keys, &at("before/keys")).unwrap();
     assert!(recover(&daemon).status.success());
-    copy(&ledger, &at("after/ledger"));
-    copy(&keys, &at("after/keys"));
+    copy_tree(&ledger, &at("after/ledger")).unwrap();
+    copy_tree(&keys, &at("after/keys")).unwrap();
     let name = |name: &str| ["ed25519", "ml-dsa-44"].map(|kind| name.replace('*', kind));
     for step in 0..5 {
         for dir in ["ledger", "keys", "ledger.lost-1", "ledger.next", "keys.next"] {
             let _ = std::fs::remove_dir_all(at(dir));
         }
-        copy(&at("before/ledger"), &ledger);
-        copy(&at("before/keys"), &keys);
-        copy(&at("after/ledger"), &at("ledger.next"));
+        copy_tree(&at("before/ledger"), &ledger).unwrap();
+        copy_tree(&at("before/keys"), &keys).unwrap();
+        copy_tree(&at("after/ledger"), &at("ledger.next")).unwrap();
         std::fs::create_dir(at("keys.next")).unwrap();
         for secret in name("ledger.*") {
             std::fs::copy(at("after/keys").join(&secret), at("keys.next").join(&secret)).unwrap();
@@ -213,7 +203,7 @@ async fn an_older_copy_is_refused_by_what_an_anchor_kept() {
     daemon.terminate();
     daemon.ended().await;
     let (ledger, older) = (daemon.state().join("ledger"), daemon.state().join("older"));
-    copy(&ledger, &older);
+    copy_tree(&ledger, &older).unwrap();
     serves(&mut daemon).await;
     daemon.token("ann");
     daemon.terminate();
@@ -258,7 +248,7 @@ async fn derived_files_are_made_again_and_only_without_a_daemon() {
 async fn an_older_copy_is_given_up_by_a_checkpoint_from_elsewhere() {
     let mut daemon = stopped().await;
     let (ledger, older) = (daemon.state().join("ledger"), daemon.state().join("older"));
-    copy(&ledger, &older);
+    copy_tree(&ledger, &older).unwrap();
     serves(&mut daemon).await;
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
@@ -266,7 +256,7 @@ async fn an_older_copy_is_given_up_by_a_checkpoint_from_elsewhere() {
     std::fs::copy(older.join("checkpoint"), &first).unwrap();
     std::fs::copy(ledger.join("checkpoint"), &last).unwrap();
     std::fs::remove_dir_all(&ledger).unwrap();
-    copy(&older, &ledger);
+    copy_tree(&older, &ledger).unwrap();
     let since =
         |path: &Path| daemon.run(&["audit", "recover", "--accept-loss", "--json", "--since", path.to_str().unwrap()]);
     let borne_out = since(&first);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use testkit::Client;
+use testkit::copy_tree;
 use testkit::wait::{eventually, eventually_some};
 
 fn servers() -> Value {
@@ -24,18 +25,6 @@ fn dir(daemon: &Daemon) -> PathBuf {
 fn size(checkpoint: &Path) -> u64 {
     let text = std::fs::read_to_string(checkpoint).unwrap_or_default();
     text.lines().nth(1).and_then(|line| line.parse().ok()).unwrap_or(0)
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &to);
-        } else {
-            std::fs::copy(&path, &to).unwrap();
-        }
-    }
 }
 
 /// What is in all files.
@@ -59,7 +48,7 @@ fn put(path: &Path, content: &[u8]) {
 
 fn put_in_place_of(dir: &Path, other: &Path) {
     std::fs::remove_dir_all(dir).unwrap();
-    copy(other, dir);
+    copy_tree(other, dir).unwrap();
 }
 
 /// So many calls, and a checkpoint over them.
@@ -102,12 +91,12 @@ async fn grown(settings: &str, copies: &Path) -> (Daemon, Client) {
     let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
     calls(&daemon, &client, 20).await;
     stopped(&mut daemon).await;
-    copy(&dir(&daemon), &copies.join("older"));
+    copy_tree(&dir(&daemon), &copies.join("older")).unwrap();
     daemon.insist_on_port();
     daemon.start();
     calls(&daemon, &client, 20).await;
     stopped(&mut daemon).await;
-    copy(&dir(&daemon), &copies.join("newer"));
+    copy_tree(&dir(&daemon), &copies.join("newer")).unwrap();
     (daemon, client)
 }
 
@@ -184,7 +173,7 @@ async fn a_ledger_that_was_cut_is_refused_by_its_own_checkpoint() {
     let (mut daemon, _) = grown("", place.path()).await;
     let signed = size(&dir(&daemon).join("checkpoint"));
     // The segment of the older copy beside the checkpoint of the newer one, and no trace of the rest.
-    copy(&place.path().join("older/wal"), &dir(&daemon).join("wal"));
+    copy_tree(&place.path().join("older/wal"), &dir(&daemon).join("wal")).unwrap();
     let words = refused(&mut daemon).await;
     assert!(words.contains("it was cut, or this is an older copy") && words.contains(&signed.to_string()), "{words}");
     // Whoever only reads it is told so, too.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use testkit::Client;
+use testkit::copy_tree;
 use testkit::wait::eventually_some;
 
 /// `staithe audit witness` for the log of a daemon.
@@ -289,18 +290,6 @@ async fn witnesses_that_lie_or_say_nothing_hold_nobody_up() {
     assert!(told <= 3, "each is told once:\n{log}");
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &to);
-        } else {
-            std::fs::copy(&path, &to).unwrap();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_set_back_or_goes_another_way_gets_no_cosignature() {
     let mut daemon = Daemon::new(&load::servers(), &[], "");
@@ -311,7 +300,7 @@ async fn a_log_that_was_set_back_or_goes_another_way_gets_no_cosignature() {
     let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
     daemon.kill();
     let (ledger, kept) = (daemon.state().join("ledger"), daemon.state().join("older"));
-    copy(&ledger, &kept);
+    copy_tree(&ledger, &kept).unwrap();
     daemon.start();
     for _ in 0..20 {
         assert_eq!(call(&client).await.0, 200);
@@ -320,7 +309,7 @@ async fn a_log_that_was_set_back_or_goes_another_way_gets_no_cosignature() {
     // An older copy, with the older cosigned checkpoint: nothing in it says that there was more. The witness does.
     daemon.kill();
     std::fs::remove_dir_all(&ledger).unwrap();
-    copy(&kept, &ledger);
+    copy_tree(&kept, &ledger).unwrap();
     daemon.start();
     let seen = status(&daemon, "an alarm", |ledger| ledger["witnesses"]["alarm"] == true).await;
     assert!(seen["witnesses"]["troubles"][0].as_str().unwrap().contains("older copy"), "{seen}");
