@@ -6,7 +6,7 @@ use crate::hosted::Hosted;
 use crate::running::Running;
 use crate::slot::Context;
 use bytes::Bytes;
-use model::Verdict;
+use model::{Target, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
 use stdx::clock::monotonic;
@@ -27,10 +27,10 @@ pub(crate) async fn probe(hosted: &Hosted) -> Result<Finding, String> {
     let wait = hosted.settings().limits.probe_timeout;
     let first = attempt(hosted, Era::Modern, wait).await?;
     if let Attempt::Answered { greeting } = first {
-        return Ok(modern(hosted, greeting, wait).await);
+        return modern(hosted, greeting, wait).await;
     }
     if matches!(first, Attempt::Recognised) {
-        return Ok(recognised(hosted, wait).await);
+        return recognised(hosted, wait).await;
     }
     let asked = monotonic();
     let legacy = attempt(hosted, Era::Legacy, hosted.settings().limits.start_timeout).await?;
@@ -49,23 +49,27 @@ pub(crate) async fn probe(hosted: &Hosted) -> Result<Finding, String> {
 }
 
 /// It is modern; is it legacy too?
-async fn modern(hosted: &Hosted, greeting: Bytes, wait: Duration) -> Finding {
+async fn modern(hosted: &Hosted, greeting: Bytes, wait: Duration) -> Result<Finding, String> {
     let discovered = Some(String::from_utf8_lossy(&greeting).into_owned());
-    let verdict = match attempt(hosted, Era::Legacy, wait).await {
-        Ok(Attempt::Answered { .. }) => Verdict::Dual,
-        Ok(Attempt::Recognised | Attempt::Refused | Attempt::Silent) | Err(_) => Verdict::Modern,
-    };
-    Finding { verdict, discovered, proven: true }
+    let verdict = if takes_initialize(hosted, wait).await? { Verdict::Dual } else { Verdict::Modern };
+    Ok(Finding { verdict, discovered, proven: true })
 }
 
 /// It answered with an error that only modern servers know (E99). If it takes `initialize` too, that can be spoken;
 /// else its own error will say why it cannot.
-async fn recognised(hosted: &Hosted, wait: Duration) -> Finding {
-    let verdict = match attempt(hosted, Era::Legacy, wait).await {
-        Ok(Attempt::Answered { .. }) => Verdict::Legacy,
-        _ => Verdict::Modern,
-    };
-    Finding { verdict, discovered: None, proven: true }
+async fn recognised(hosted: &Hosted, wait: Duration) -> Result<Finding, String> {
+    let verdict = if takes_initialize(hosted, wait).await? { Verdict::Legacy } else { Verdict::Modern };
+    Ok(Finding { verdict, discovered: None, proven: true })
+}
+
+/// From a remote server, which has just answered in the other era, anything else is a no. A program that could not be asked,
+/// because it was ended with its keeper, has said nothing.
+async fn takes_initialize(hosted: &Hosted, wait: Duration) -> Result<bool, String> {
+    match attempt(hosted, Era::Legacy, wait).await {
+        Ok(attempt) => Ok(matches!(attempt, Attempt::Answered { .. })),
+        Err(_) if matches!(hosted.spec().target, Target::Remote(_)) => Ok(false),
+        Err(reason) => Err(reason),
+    }
 }
 
 enum Attempt {

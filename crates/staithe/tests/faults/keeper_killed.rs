@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 use testkit::Client;
-use testkit::wait::eventually_some;
+use testkit::wait::{eventually, eventually_some};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_outlive_the_keeper_under_load() {
@@ -83,10 +83,11 @@ async fn a_probe_that_ends_with_the_keeper_says_nothing_about_the_server() {
     let mut dice = Dice::new();
     let mut daemon = Daemon::new(&json!({"slow": {"command": "sh", "args": ["-c", script]}}), &[], "");
     let mut met = Vec::new();
+    let verdict = || daemon.cli(&["status"])["servers"][0]["verdict"].as_str().map(str::to_owned);
     for _ in 0..3 {
-        eventually_some("a process that is asked", async || {
+        eventually_some("a process that is asked, or an end of the asking", async || {
             let now = daemon.servers();
-            let new = now.iter().any(|pid| !met.contains(pid));
+            let new = now.iter().any(|pid| !met.contains(pid)) || verdict().is_some();
             met.extend(now);
             new.then_some(())
         })
@@ -96,12 +97,24 @@ async fn a_probe_that_ends_with_the_keeper_says_nothing_about_the_server() {
             signal(keeper, Signal::KILL);
         }
     }
-    let verdict = eventually_some("a verdict", async || {
-        let status = daemon.cli(&["status"]);
-        status["servers"][0]["verdict"].as_str().map(str::to_owned)
-    })
-    .await;
-    assert_eq!(verdict, "dual");
+    assert_eq!(eventually_some("a verdict", async || verdict()).await, "dual");
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
+}
+
+/// Nor is it one where it has answered in one era already, and is asked for the other.
+#[tokio::test]
+async fn the_second_half_of_a_probe_that_ends_with_the_keeper_says_nothing_either() {
+    let files = tempfile::tempdir().unwrap();
+    let starts = files.path().join("starts");
+    let (log, chaos) = (starts.display(), testkit::bin("chaos"));
+    let script = format!("echo >> {log}; [ $(wc -l < {log}) = 2 ] && sleep 30; exec {} --era dual", chaos.display());
+    let mut daemon = Daemon::new(&json!({"slow": {"command": "sh", "args": ["-c", script]}}), &[], "");
+    eventually("the second start", || std::fs::read(&starts).is_ok_and(|lines| lines.len() == 2)).await;
+    signal(daemon.keeper().unwrap(), Signal::KILL);
+    let verdict = || daemon.cli(&["status"])["servers"][0]["verdict"].as_str().map(str::to_owned);
+    assert_eq!(eventually_some("a verdict", async || verdict()).await, "dual");
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;
