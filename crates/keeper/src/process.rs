@@ -3,6 +3,7 @@
 use crate::notify::notify;
 use crate::resident::Regions;
 use crate::serve::{Options, Process, serve};
+use crate::start::HELD;
 use jail::{Close, Inherited, Jails, close_from_three};
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, set_child_subreaper, setrlimit, setsid, umask};
@@ -96,7 +97,7 @@ fn take(state_dir: &Path) -> Result<(UnixListener, File), String> {
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         let _ = lock.read_to_string(&mut pid);
-        return Err(format!("another keeper (process {}) works for {}", pid.trim(), state_dir.display()));
+        return Err(format!("{HELD} (process {}) works for {}", pid.trim(), state_dir.display()));
     }
     lock.set_len(0)
         .and_then(|()| writeln!(lock, "{}", std::process::id()))

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How long a new keeper may take to be ready, seconds.
 const READY_SECONDS: i64 = 5;
 
+/// How a keeper begins to say that another one has the state directory.
+pub(crate) const HELD: &str = "another keeper";
+
 /// How a keeper is started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartOptions {
@@ -28,6 +31,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// Another one works for that state directory, or is about to end.
+    #[error("the keeper could not start: {0}")]
+    Held(String),
     /// It said why it cannot work.
     #[error("the keeper could not start: {0}")]
     Failed(String),
@@ -56,9 +62,11 @@ pub fn start(exe: &Path, state_dir: &Path, options: &StartOptions) -> Result<Chi
         Some("ready") => Ok(child),
         other => {
             let _ = child.kill().and_then(|()| child.wait());
-            Err(other
-                .filter(|said| !said.is_empty())
-                .map_or(StartError::Silent, |it| StartError::Failed(it.to_owned())))
+            Err(match other {
+                None | Some("") => StartError::Silent,
+                Some(said) if said.starts_with(HELD) => StartError::Held(said.to_owned()),
+                Some(said) => StartError::Failed(said.to_owned()),
+            })
         }
     }
 }

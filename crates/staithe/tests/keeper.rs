@@ -274,7 +274,7 @@ fn there_is_one_keeper_for_a_state_directory() {
     let held = client.spawn(&desk.launch(1, ECHO)).unwrap();
     let second = keeper::start(Path::new(STAITHE), desk.directory.path(), &StartOptions::default()).unwrap_err();
     let wanted = format!("another keeper (process {}) works for {}", desk.keeper.id(), desk.directory.path().display());
-    assert!(matches!(&second, StartError::Failed(why) if *why == wanted), "{second}");
+    assert!(matches!(&second, StartError::Held(why) if *why == wanted), "{second}");
     assert!(client.list().unwrap().len() == 1 && answers(&held.ends, "undisturbed"));
     desk.end(&client);
 }

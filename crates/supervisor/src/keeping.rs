@@ -1,6 +1,6 @@
 //! The daemon's side of its keeper: what the keeper holds outlives this process, and a keeper that ends is replaced.
 
-use keeper::{AskError, AttachError, Client, Event, Exit, Held, Launch, SpawnError, StartOptions};
+use keeper::{AskError, AttachError, Client, Event, Exit, Held, Launch, SpawnError, StartError, StartOptions};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use stdx::clock::monotonic;
 use tokio::sync::watch;
+
+/// How long a keeper that ends may take until another can have its place.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const ENDING_LOOK: Duration = Duration::from_millis(20);
 
 /// Where the keeper is.
 #[derive(Clone, Debug)]
@@ -29,7 +34,7 @@ pub enum KeeperError {
     Attach(#[from] AttachError),
     /// It could not be started.
     #[error(transparent)]
-    Start(#[from] keeper::StartError),
+    Start(#[from] StartError),
     /// It answered with an error, or not at all.
     #[error(transparent)]
     Asked(#[from] AskError),
@@ -42,6 +47,18 @@ pub enum KeeperError {
     /// This process takes no more work.
     #[error("the host stops")]
     Stopping,
+}
+
+impl KeeperError {
+    /// What is said of a keeper that ends just now.
+    fn is_about_an_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Attach(AttachError::Ask(AskError::Lost | AskError::Io(_)))
+                | Self::Asked(AskError::Lost | AskError::Io(_))
+                | Self::Start(StartError::Held(_))
+        )
+    }
 }
 
 /// The keeper, for as long as this daemon lives.
@@ -200,7 +217,10 @@ impl Keeper {
         lock(&self.inner.listeners).clear();
         let Some(link) = self.let_go().await else { return Ok(()) };
         let ended = asked(link.client, move |client| client.end(grace)).await;
-        self.reap();
+        // Whoever starts the next daemon after us shall not meet what is left of it.
+        if let Some(reaped) = self.reap() {
+            let _ = tokio::time::timeout(ENDS_WITHIN, reaped).await;
+        }
         ended
     }
 
@@ -356,7 +376,7 @@ impl Keeper {
                 return;
             }
             tracing::error!("the keeper ended; starting another, and the servers with it");
-            self.reap();
+            drop(self.reap());
             let mut attempt = 0;
             while let Err(error) = self.link().await {
                 if self.is_let_go().await {
@@ -380,18 +400,27 @@ impl Keeper {
         self.inner.let_go.load(Ordering::Relaxed)
     }
 
-    fn reap(&self) {
-        if let Some(mut child) = lock(&self.inner.started).take() {
-            stdx::task::spawn("reap the keeper", async move {
-                let _ = tokio::task::spawn_blocking(move || child.wait()).await;
-            });
-        }
+    fn reap(&self) -> Option<tokio::task::JoinHandle<Option<()>>> {
+        let mut child = lock(&self.inner.started).take()?;
+        Some(stdx::task::spawn("reap the keeper", async move {
+            let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+        }))
     }
 }
 
 impl Inner {
-    /// Blocks: for a thread of its own.
+    /// A keeper that is about to end is waited for: its successor is ours to start. Blocks: for a thread of its own.
     fn connect(&self) -> Result<Link, KeeperError> {
+        let until = monotonic() + ENDS_WITHIN;
+        loop {
+            match self.connect_once() {
+                Err(error) if error.is_about_an_end() && monotonic() < until => std::thread::sleep(ENDING_LOOK),
+                done => return done,
+            }
+        }
+    }
+
+    fn connect_once(&self) -> Result<Link, KeeperError> {
         let link = match &self.place {
             Place::Socket(socket) => self.attach(socket)?,
             Place::Here(dir) => {

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 use testkit::Client;
 use testkit::wait::{eventually, eventually_some};
@@ -74,6 +75,30 @@ fn page(daemon: &Daemon, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// A daemon was stopped, and its keeper is not quite gone: it hangs up, and holds its lock a moment longer.
+#[tokio::test]
+async fn a_daemon_that_meets_a_keeper_that_ends_waits_for_it() {
+    let mut daemon = Daemon::new(&load::servers(), &[], "");
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    let (socket, lock) = (daemon.state().join("run/keeper.sock"), daemon.state().join("run/keeper.lock"));
+    let lock = std::fs::File::options().write(true).open(lock).unwrap();
+    lock.lock().unwrap();
+    let door = UnixListener::bind(socket).unwrap();
+    let ending = std::thread::spawn(move || {
+        drop(door.accept().unwrap());
+        drop(door);
+        std::thread::sleep(Duration::from_millis(300));
+        drop(lock);
+    });
+    daemon.start();
+    eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
+    ending.join().unwrap();
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
 }
 
 /// A program that is slow to start dies with the keeper while it is asked for its eras. That is no answer.
