@@ -14,6 +14,8 @@ use tokio::time::timeout;
 const MAX_REPLY: u64 = 16 * 1024 * 1024;
 /// How long a daemon may take to take the connection and the command.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long it may take to answer what it only has to look up. What it has to wait for itself has no limit here.
+const LOOK_UP: Duration = Duration::from_secs(30);
 
 /// The replies to one command.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Replies {
     /// Held open: closing it would say that we left.
     _writer: OwnedWriteHalf,
     path: String,
+    /// How long the next reply may take.
+    patience: Option<Duration>,
 }
 
 /// Gives `command` to the daemon that serves the socket `path`.
@@ -44,15 +48,36 @@ pub async fn call(path: &Path, command: &Command) -> Result<Replies, Problem> {
         Ok(Err(_)) => {}
         Err(_) => return Err(broken(path, "it does not read the command")),
     }
-    Ok(Replies { reader: BufReader::new(reader), _writer: writer, path: path.display().to_string() })
+    let (path, patience) = (path.display().to_string(), patience(command));
+    Ok(Replies { reader: BufReader::new(reader), _writer: writer, path, patience })
+}
+
+/// Whoever waits for a process that was stopped, or hangs, is to hear of it.
+fn patience(command: &Command) -> Option<Duration> {
+    let looks_up = matches!(
+        command,
+        Command::Status
+            | Command::Servers
+            | Command::Instances { .. }
+            | Command::Sessions { .. }
+            | Command::Tokens
+            | Command::Pseudonyms
+    );
+    looks_up.then_some(LOOK_UP)
 }
 
 impl Replies {
     /// The next reply; `None` after the last one of several (`End`). A `Problem` is an error.
     pub async fn next(&mut self) -> Result<Option<Reply>, Problem> {
         let mut line = Vec::new();
-        let read = (&mut self.reader).take(MAX_REPLY).read_until(b'\n', &mut line).await;
         let path = Path::new(&self.path);
+        let reading = async { (&mut self.reader).take(MAX_REPLY).read_until(b'\n', &mut line).await };
+        let read = match self.patience {
+            Some(patience) => timeout(patience, reading).await.map_err(|_| {
+                broken(path, &format!("no reply in {} s; was its process stopped?", patience.as_secs()))
+            })?,
+            None => reading.await,
+        };
         match read {
             Err(error) => return Err(broken(path, &error.to_string())),
             Ok(_) if line.last() != Some(&b'\n') => {
@@ -112,9 +137,12 @@ fn broken(path: &Path, why: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::no_daemon;
+    use super::{LOOK_UP, call, no_daemon};
+    use model::Command;
     use std::io;
     use std::path::Path;
+    use std::time::Duration;
+    use tokio::net::UnixListener;
 
     /// Whoever lost a `staithe run` must not think that its server is lost too.
     #[test]
@@ -124,5 +152,20 @@ mod tests {
         for told in ["`staithe serve`", "the same `staithe run …`", "--state-dir"] {
             assert!(hint.contains(told), "{hint}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_says_nothing_is_not_waited_for_where_it_only_has_to_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("staithe.sock");
+        let _stopped = UnixListener::bind(&socket).unwrap();
+        let mut status = call(&socket, &Command::Status).await.unwrap();
+        assert_eq!(status.patience, Some(LOOK_UP));
+        status.patience = Some(Duration::from_millis(50));
+        let problem = status.only().await.unwrap_err();
+        assert!(problem.message.contains("was its process stopped?"), "{}", problem.message);
+        // A server may take as long as it was given to stop.
+        let stop = Command::Stop { server: "one".parse().unwrap() };
+        assert_eq!(call(&socket, &stop).await.unwrap().patience, None);
     }
 }

@@ -34,10 +34,10 @@ pub enum ReadError {
         size: u64,
     },
     /// It was pruned.
-    #[error("entries below {minimum} were pruned")]
+    #[error("entries below {first} were pruned")]
     Pruned {
         /// The first entry that is there.
-        minimum: u64,
+        first: u64,
     },
     /// A segment has no right frame where one must be.
     #[error("{path} is damaged at offset {offset}, where entry {index} should be")]
@@ -212,7 +212,7 @@ impl View {
     fn segment_of(&self, index: u64) -> Result<&Segment, ReadError> {
         let behind = self.segments.partition_point(|segment| segment.header.first() <= index);
         let there = behind.checked_sub(1).and_then(|nth| self.segments.get(nth));
-        let segment = there.ok_or(ReadError::Pruned { minimum: self.pruned.minimum })?;
+        let segment = there.ok_or(ReadError::Pruned { first: self.pruned.first })?;
         if index >= segment.index.end() {
             return Err(self.not_in_log(index));
         }

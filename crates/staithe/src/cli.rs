@@ -416,9 +416,13 @@ pub(crate) struct VerifyArgs {
     /// A checkpoint of the log that somebody kept: the log must still begin with what it was then
     #[arg(long, value_name = "FILE")]
     pub(crate) since: Option<PathBuf>,
-    /// Whose cosignatures are needed (C2SP tlog-policy), on the log's checkpoint or on that of --since
+    /// Whose cosignatures are needed (C2SP tlog-policy), on the log's checkpoint or on that of --since [default for this host's own
+    /// ledger: those of `ledger.policy`, if there are any yet]
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+    /// Where `ledger.policy` is looked for [default: staithe.toml in the state directory]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "policy"])]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// `audit check`.

@@ -8,7 +8,7 @@ use ledger::tile::{Bundle, WIDTH, decode_bundle};
 use ledger::view::ReadError;
 use model::Problem;
 use serde_json::Value;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ pub(super) fn open(state: &StateDir, reader: &Reader, origin: &str, output: Outp
         let hint = "the ledger itself is not in doubt by this; `staithe audit rebuild` makes its derived files again";
         fault::because("search the ledger", error, hint)
     };
-    let lock = lock(&path).map_err(|error| failed(&error))?;
+    let lock = lock(&path, output).map_err(|error| failed(&error))?;
     let index = match up_to_date(&path, reader, origin, output) {
         Err(error) if error.is_of_the_index() => {
             output.note(&format!("the index of the ledger is made anew: {}", stdx::chain::Chain(&error)));
@@ -85,12 +85,19 @@ fn path(state: &StateDir) -> PathBuf {
 }
 
 /// Waits for another command that has the index.
-fn lock(path: &Path) -> io::Result<File> {
+fn lock(path: &Path, output: Output) -> io::Result<File> {
     let lock = path.with_extension("lock");
     // A copy of a ledger has nothing beside it.
     lock.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
-    file.lock()?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            output.note("another command works with the index of the ledger; this one waits for it");
+            file.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
     Ok(file)
 }
 

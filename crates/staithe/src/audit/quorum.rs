@@ -37,6 +37,8 @@ pub(super) struct Witnessed {
 pub(super) enum Standing {
     /// Nobody was asked for: no policy, or one that needs nobody.
     Alone,
+    /// Those that the host asks have not cosigned, or too few of them.
+    Lacking,
     /// A quorum cosigned.
     Quorum(Witnessed),
 }
@@ -75,7 +77,7 @@ impl Standing {
     /// How many entries a quorum cosigned.
     pub(super) fn covers(&self) -> Option<u64> {
         match self {
-            Self::Alone => None,
+            Self::Alone | Self::Lacking => None,
             Self::Quorum(witnessed) => Some(witnessed.size),
         }
     }
@@ -94,8 +96,13 @@ impl Standing {
 
     /// The lines of a report.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
-        let Self::Quorum(Witnessed { size, by }) = self else {
-            return vec![("witnesses", "none asked for".to_owned())];
+        let (size, by) = match self {
+            Self::Alone => return vec![("witnesses", "none asked for".to_owned())],
+            Self::Lacking => {
+                let lacking = "no quorum of those that this host asks cosigned a checkpoint that is here";
+                return vec![("witnesses", lacking.to_owned())];
+            }
+            Self::Quorum(Witnessed { size, by }) => (size, by),
         };
         let by: Vec<String> =
             by.iter().map(|(name, time)| format!("{} ({})", render::clean(name), at(*time))).collect();

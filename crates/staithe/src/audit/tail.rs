@@ -31,7 +31,7 @@ pub(crate) fn tail(args: &TailArgs, flag: Option<&Path>, output: Output) -> Resu
 
 fn shown(reader: &Reader, from: u64, output: Output) -> Result<u64, Problem> {
     let size = reader.view().size();
-    for index in from.max(reader.view().minimum_index())..size {
+    for index in from.max(reader.view().first())..size {
         let entry = own::entry(reader, index)?;
         let record: Value = serde_json::from_slice(&entry).unwrap_or(Value::Null);
         if output.is_json() {

@@ -6,6 +6,7 @@ use super::quorum::{self, Standing, at};
 use crate::cli::VerifyArgs;
 use crate::fault;
 use crate::output::Output;
+use crate::serve;
 use ledger::disk::DiskError;
 use ledger::evidence::EvidenceError;
 use ledger::note::MAX_NOTE;
@@ -13,7 +14,7 @@ use ledger::policy::PolicyRefusal;
 use ledger::recover::OpenError;
 use ledger::verify::VerifyError;
 use ledger::view::ReadError;
-use ledger::{Checkpoint, Disk, LogKeys, RealDisk, Verified};
+use ledger::{Checkpoint, Disk, LogKeys, Policy, RealDisk, Verified};
 use model::{Problem, ProblemCode};
 use serde_json::json;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -68,7 +69,11 @@ pub(crate) fn verify(args: &VerifyArgs, flag: Option<&Path>, output: Output) -> 
     let source = Source::of(args, flag)?;
     let dir = &source.dir;
     let keys = files::keys_of_one_log(&source.key)?;
-    let policy = args.policy.as_deref().map(|path| quorum::read(path, &keys)).transpose()?;
+    let (policy, wanted) = match &args.policy {
+        Some(path) => (Some(quorum::read(path, &keys)?), true),
+        None if source.own => (configured(args, flag, &keys, output), false),
+        None => (None, false),
+    };
     if !dir.is_dir() {
         let message = format!("{} is no directory that can be read", dir.display());
         let hint = "name the directory of the log, or of a copy: the one with `checkpoint` in it";
@@ -80,7 +85,12 @@ pub(crate) fn verify(args: &VerifyArgs, flag: Option<&Path>, output: Output) -> 
     let cosigned = verified.witnessed.as_ref().map(|witnessed| keys.open(witnessed.note.as_bytes())).transpose();
     let cosigned = cosigned.map_err(|error| refused(dir, &error, ""))?;
     let all: Vec<&Checkpoint> = [Some(&latest), cosigned.as_ref(), since.as_ref()].into_iter().flatten().collect();
-    let standing = quorum::standing(policy.as_ref(), &all).map_err(|error| {
+    let standing = match quorum::standing(policy.as_ref(), &all) {
+        // Nobody said that it must have been cosigned: the host's own witnesses may have to be asked yet.
+        Err(PolicyRefusal::Quorum) if !wanted => Ok(Standing::Lacking),
+        standing => standing,
+    };
+    let standing = standing.map_err(|error| {
         let hint = match error {
             PolicyRefusal::Quorum => "the entries are what the log signed, but the policy asks for more cosignatures; a witness shows what it cosigned at /<sha256 of the origin>/checkpoint, and --since takes it",
             _ => "",
@@ -94,6 +104,18 @@ pub(crate) fn verify(args: &VerifyArgs, flag: Option<&Path>, output: Output) -> 
         output.text(&report.text());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The policy by which this host asks its witnesses. What is wrong with its configuration says nothing about the log.
+fn configured(args: &VerifyArgs, flag: Option<&Path>, keys: &LogKeys, output: Output) -> Option<Policy> {
+    let read = || match serve::load(args.config.as_deref(), flag)?.config.ledger.policy {
+        Some(path) => quorum::read(&path, keys).map(Some),
+        None => Ok(None),
+    };
+    read().unwrap_or_else(|problem| {
+        output.note(&format!("no witnesses are asked for, because they are not known: {}", problem.message));
+        None
+    })
 }
 
 /// Passes over the log until one says something that a write beside it cannot have caused.
@@ -220,13 +242,15 @@ impl Report<'_> {
         if *missing > 0 {
             left.push(format!("{missing} derived files are missing; they can be made again from the entries"));
         }
-        match self.standing.covers() {
-            None => left.push("that everybody is shown the same log: no witness was asked for (--policy)".to_owned()),
-            Some(covered) if covered < signed.size => {
-                left.push(format!("entries {covered} to {}: no quorum cosigned them", signed.size - 1));
+        let unseen = match (&self.standing, self.standing.covers()) {
+            (Standing::Lacking, _) => Some("that everybody is shown the same log: no quorum cosigned it".to_owned()),
+            (_, None) => Some("that everybody is shown the same log: no witness was asked for (--policy)".to_owned()),
+            (_, Some(covered)) if covered < signed.size => {
+                Some(format!("entries {covered} to {}: no quorum cosigned them", signed.size - 1))
             }
-            Some(_) => {}
-        }
+            (_, Some(_)) => None,
+        };
+        left.extend(unseen);
         if self.since.is_none() && self.standing.covers().is_none() {
             left.push("that the log was always this one: no earlier checkpoint was given (--since)".to_owned());
         }

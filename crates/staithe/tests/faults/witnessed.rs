@@ -150,6 +150,8 @@ async fn a_quorum_makes_the_ledger_tamper_proof_and_without_one_calls_can_be_ref
     assert!(said.contains("tamper-proof up to") && said.contains("by 2 of 2"), "{said}");
     let said = verified(&daemon, &path);
     assert!(said.contains("tamper-proof, the first") && said.contains("w0-0"), "{said}");
+    let own = daemon.text(&["audit", "verify"]);
+    assert!(own.contains("tamper-proof, the first") && own.contains("w0-0"), "without words, the host's own: {own}");
     let (_, page) = probe(&daemon, "/metrics").await;
     let value = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
     assert!(value("staithe_ledger_witness_age_seconds").unwrap() < 2.0, "{page}");
@@ -195,11 +197,9 @@ async fn a_witness_beside_a_copy_cosigns_only_what_the_copy_has() {
     let refused = |ledger: &Value| ledger["witnesses"]["troubles"][0].as_str().is_some_and(|text| text.contains("503"));
     let ledger = status(&daemon, "a refusal, for there is no copy", refused).await;
     assert_eq!(ledger["witnesses"]["entries"], Value::Null, "{ledger}");
-    let fill = || {
-        let from = daemon.state().join("ledger");
-        let copied = Command::new("cp").arg("-rT").arg(&from).arg(copy.path()).status().unwrap();
-        assert!(copied.success());
-    };
+    let own = daemon.text(&["audit", "verify"]);
+    assert!(own.contains("no quorum of those that this host asks") && own.contains("tamper-evident"), "{own}");
+    let fill = || copy_tree(&daemon.state().join("ledger"), copy.path()).unwrap();
     let entries = |ledger: &Value| ledger["witnesses"]["entries"].as_u64();
     eventually_some("cosignatures of what was copied", async || {
         fill();
