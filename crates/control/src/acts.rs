@@ -1,5 +1,6 @@
 //! What operators do, in the ledger: before it is done and after. An act that cannot be recorded is not done.
 
+use crate::erased::Erased;
 use crate::problem;
 use ledger::View;
 use ledger::hash::sha256;
@@ -25,7 +26,7 @@ struct Inner {
     writer: Writer,
     subjects: Subjects,
     contents: PathBuf,
-    erased: PathBuf,
+    erased: Erased,
     epoch: u64,
     acts: AtomicU64,
     open: Arc<OpenActs>,
@@ -64,14 +65,14 @@ enum Cause {
 
 impl Acts {
     /// Writes through `writer`, for the daemon that has the number `epoch`; principals are `subjects` there.
-    /// Contents of calls are kept in `contents`; the file `erased` names who was erased.
-    pub fn new(writer: Writer, subjects: Subjects, epoch: u64, contents: PathBuf, erased: PathBuf) -> Self {
+    /// Contents of calls are kept in `contents`; `erased` names who was erased.
+    pub fn new(writer: Writer, subjects: Subjects, epoch: u64, contents: PathBuf, erased: Erased) -> Self {
         let (acts, open) = (AtomicU64::new(1), Arc::default());
         Self { inner: Arc::new(Inner { writer, subjects, contents, erased, epoch, acts, open }) }
     }
 
     /// Which pseudonyms were erased, a line each: a database that is put back may have their keys again.
-    pub(crate) fn erased(&self) -> &Path {
+    pub(crate) fn erased(&self) -> &Erased {
         &self.inner.erased
     }
 

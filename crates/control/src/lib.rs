@@ -5,6 +5,7 @@
 mod acts;
 mod authorize;
 mod commands;
+mod erased;
 mod execute;
 mod follow;
 mod identify;
@@ -13,6 +14,7 @@ mod problem;
 pub use acts::{Acts, OpenActs};
 pub use commands::import::{Imported, put_servers};
 pub use commands::upgrade::Turn;
+pub use erased::Erased;
 pub use execute::{Control, HostFacts, HostKind, LedgerLook, Outcome, Readiness, Upgrade};
 pub use follow::LogFollow;
 pub use identify::{Door, Evidence, Operator, identify};

@@ -152,6 +152,11 @@ impl Subjects {
         Ok(erased)
     }
 
+    /// Leaves nothing in the file of the database of keys that were forgotten before.
+    pub async fn scrub(&self) -> Result<(), SubjectError> {
+        Ok(self.store.scrub().await?)
+    }
+
     /// Every principal that has a pseudonym now, with it.
     pub fn all(&self) -> Vec<(Principal, String)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);

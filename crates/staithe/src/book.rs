@@ -7,7 +7,7 @@ use crate::lives;
 use crate::state::StateDir;
 use crate::steps;
 use crate::witnesses::Witnesses;
-use control::{Acts, OpenActs};
+use control::{Acts, Erased, OpenActs};
 use gateway::{Audit, Book, OpenCalls, Rules, Stale};
 use ledger::disk::DiskError;
 use ledger::evidence::EvidenceError;
@@ -15,12 +15,11 @@ use ledger::recover::OpenError;
 use ledger::tile::{Bundle, decode_bundle};
 use ledger::writer::{Own, Owner, Receipt, Refused, Settings, Until, Writer};
 use ledger::{Disk, Keys, Log, Notary, Options, RealDisk, Signed, View};
-use model::Problem;
 use model::record::{CallEnd, Ended, LogEvent, OperatorEnd, Record, What};
 use model::report::LedgerReport;
+use model::{Principal, Problem};
 use oauth::{Contents, Subjects};
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -133,19 +132,27 @@ pub(crate) struct Told {
     pub(crate) shared: bool,
 }
 
-/// Whom a database that was put back brought back, is erased again.
-async fn erase_again(path: &Path, subjects: &Subjects) -> Result<(), Problem> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(fault::because("read who was erased", &error, "")),
-    };
-    let erased: BTreeSet<&str> = text.lines().collect();
-    for (principal, _) in subjects.all().into_iter().filter(|(_, pseudonym)| erased.contains(pseudonym.as_str())) {
-        subjects.erase(&principal).await.map_err(|error| fault::because("erase a principal again", &error, ""))?;
+/// Whom a database that was put back brought back, is erased again, and what an erasure that was cut short left goes.
+async fn erase_again(erased: &Erased, subjects: &Subjects) -> Result<(), Problem> {
+    let wanted = erased.wanted().map_err(|error| fault::because("read who was erased", &error, ""))?;
+    let back = |name: &String| wanted.pseudonyms.contains(name);
+    let back: Vec<Principal> =
+        subjects.all().into_iter().filter(|(_, name)| back(name)).map(|(principal, _)| principal).collect();
+    for principal in &back {
+        subjects.erase(principal).await.map_err(|error| fault::because("erase a principal again", &error, ""))?;
         tracing::warn!("a principal that was erased was in the database again, and is erased again");
     }
-    Ok(())
+    if !wanted.unfinished {
+        return Ok(());
+    }
+    // While another daemon has the database too, the next start does it.
+    match subjects.scrub().await {
+        Ok(()) => erased.finish().map_err(|error| fault::because("note that an erasure is finished", &error, "")),
+        Err(error) => {
+            tracing::warn!(%error, "an erasure was cut short, and what it left in the database could not be removed yet");
+            Ok(())
+        }
+    }
 }
 
 /// A ledger of which only the database knows: it is missed, as one whose keys are still there.
@@ -180,7 +187,7 @@ pub(crate) async fn open(
     }
     let subjects = Subjects::open(store.clone()).await;
     let subjects = subjects.map_err(|error| fault::because("read the keys of principals", &error, ""))?;
-    let erased = state.ledger().join("erased");
+    let erased = Erased::at(state.ledger().join("erased"));
     erase_again(&erased, &subjects).await?;
     missed(state, store, shared).await?;
     let (dir, keys_dir, url, anchors) = (state.ledger(), state.keys(), public_url.to_owned(), config.anchors.clone());

@@ -3,7 +3,7 @@
 mod audit;
 
 pub(crate) use audit::{
-    Caller, EraseArgs, ExportArgs, ExportFormat, Point, PruneArgs, RecoverArgs, RotateArgs, SearchArgs,
+    Caller, EraseArgs, ExportArgs, ExportFormat, Narrow, Point, PruneArgs, RecoverArgs, RotateArgs, SearchArgs,
 };
 
 use crate::config::LedgerMode;

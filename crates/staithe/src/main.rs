@@ -103,7 +103,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Problem> {
         Verb::Audit(AuditVerb::Show(args)) => asking(async { audit::show(&args, state_dir, output).await }),
         Verb::Audit(AuditVerb::Prove(args)) => audit::prove(&args, state_dir, output),
         Verb::Audit(AuditVerb::Search(args)) => asking(async { audit::search(&args, state_dir, output).await }),
-        Verb::Audit(AuditVerb::Export(args)) => audit::export(&args, state_dir, output),
+        Verb::Audit(AuditVerb::Export(args)) => asking(async { audit::export(&args, state_dir, output).await }),
         Verb::Audit(AuditVerb::Erase(args)) => asking(async { audit::erase(&args, state_dir, output).await }),
         Verb::Audit(AuditVerb::Prune(args)) => asking(async { audit::prune(&args, state_dir, output).await }),
         Verb::Audit(AuditVerb::Rebuild) => audit::rebuild(state_dir, output),

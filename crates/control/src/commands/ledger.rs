@@ -8,10 +8,6 @@ use ledger::writer::PruneRefused;
 use model::record::{CallEnd, CallStart, Record, What};
 use model::{Blame, Command, Principal, Problem, Pseudonym, Reply};
 use oauth::{ContentError, kept_content};
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use stdx::chain::Chain;
 
 /// What the record of such a command says that it is about, and why. Never a principal's name: the record stays when that is
@@ -105,8 +101,8 @@ pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply,
     let subjects = acts(parts)?.subjects();
     let pseudonym = subjects.known(principal).map(|subject| subject.name().to_owned());
     if let Some(pseudonym) = &pseudonym {
-        note_erased(acts(parts)?.erased(), pseudonym)
-            .map_err(|error| problem::failed("note who is erased", Blame::Host, &error))?;
+        let erased = acts(parts)?.erased();
+        erased.begin(pseudonym).map_err(|error| problem::failed("note who is erased", Blame::Host, &error))?;
     }
     // First: the database is written anew below, and then their rows are in no copy of it either.
     let forgotten = parts.authority.forget(principal).await;
@@ -117,6 +113,10 @@ pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply,
         hint: Some("give the command again: what is left of the key is removed then".to_owned()),
         ..problem::failed("erase the key of the principal, or all copies of it", error.blame(), &error)
     })?;
+    // Otherwise the next start writes the database anew, which does no harm.
+    if let Err(error) = acts(parts)?.erased().finish() {
+        tracing::warn!(%error, "that an erasure is finished could not be noted");
+    }
     let who = match (erased, pseudonym, forgotten) {
         (true, Some(pseudonym), _) => pseudonym,
         (_, _, 1..) => "what was left of its tokens".to_owned(),
@@ -144,13 +144,6 @@ pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply,
          whose numbers stand in its records (`staithe restart` ends them); sessions that are open; what servers wrote; backups"
     );
     Ok(Reply::Done { text })
-}
-
-/// Before the key goes: what is cut short here is done at the next start.
-fn note_erased(path: &Path, pseudonym: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    writeln!(file, "{pseudonym}")?;
-    file.sync_all()
 }
 
 /// Removes the beginning of the ledger.

@@ -4,7 +4,8 @@ mod ocsf;
 
 use super::own;
 use super::reach;
-use crate::cli::{ExportArgs, ExportFormat};
+use super::search;
+use crate::cli::{ExportArgs, ExportFormat, Point};
 use crate::fault;
 use crate::output::Output;
 use ledger::tile::{Bundle, WIDTH, decode_bundle};
@@ -12,6 +13,7 @@ use ledger::{Checkpoint, LogKeys, Proof, Reader, leaf_hash};
 use model::{Problem, ProblemCode};
 use ocsf::Events;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,28 +34,54 @@ impl From<Problem> for Stopped {
     }
 }
 
+/// Which entries are exported.
+struct What {
+    from: u64,
+    until: u64,
+    /// `None`: all of them.
+    wanted: Option<BTreeSet<u64>>,
+}
+
+impl What {
+    /// The first one from `index` on.
+    fn next(&self, index: u64) -> u64 {
+        match &self.wanted {
+            None => index,
+            Some(wanted) => wanted.range(index..).next().copied().unwrap_or(u64::MAX),
+        }
+    }
+}
+
 /// Writes the ledger from some entry on.
-pub(crate) fn export(args: &ExportArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
+pub(crate) async fn export(args: &ExportArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
     if args.with_proofs && args.format == ExportFormat::Ocsf {
         let message = "OCSF has no place for proofs";
         return Err(fault::usage(message, "leave --with-proofs out, or take --format jsonl"));
     }
-    let (reader, keys) = own::opened(flag)?;
-    let from = args.since.map(|since| reach::index(&reader, since)).transpose()?.unwrap_or(0);
-    let from = from.max(reader.view().first());
+    let (state, dir) = own::place(flag)?;
+    let (reader, keys) = own::read(&dir)?;
+    let wanted = if args.narrow.is_all() {
+        None
+    } else {
+        Some(search::entries(&args.narrow, (&state, output), (&reader, &keys)).await?)
+    };
+    let index = |point: Option<Point>| point.map(|point| reach::index(&reader, point)).transpose();
+    let from = index(args.since)?.unwrap_or(0).max(reader.view().first());
+    let until = index(args.until)?.unwrap_or(u64::MAX).min(reader.view().size());
+    let what = What { from, until, wanted };
     let (count, end) = match &args.out {
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            match write(args, (&reader, &keys), from, &mut out) {
+            match write(args, (&reader, &keys), &what, &mut out) {
                 Ok(done) => done,
                 Err(Stopped::Closed) => return Ok(ExitCode::SUCCESS),
                 Err(Stopped::Problem(problem)) => return Err(problem),
             }
         }
-        Some(path) => whole(args, (&reader, &keys), from, path)?,
+        Some(path) => whole(args, (&reader, &keys), &what, path)?,
     };
-    if end < reader.view().size() {
-        let left = reader.view().size() - end;
+    if end < until {
+        let left = until - end;
         output.note(&format!(
             "{left} records are left for the next export, --since {end}: no checkpoint covers them yet"
         ));
@@ -69,7 +97,7 @@ pub(crate) fn export(args: &ExportArgs, flag: Option<&Path>, output: Output) -> 
 }
 
 /// The file is there whole, or as it was.
-fn whole(args: &ExportArgs, log: (&Reader, &LogKeys), from: u64, path: &Path) -> Result<(u64, u64), Problem> {
+fn whole(args: &ExportArgs, log: (&Reader, &LogKeys), what: &What, path: &Path) -> Result<(u64, u64), Problem> {
     let failed = |error: &dyn std::error::Error| {
         fault::because(&format!("write {}", path.display()), error, "nothing was written; name another file with --out")
     };
@@ -78,7 +106,7 @@ fn whole(args: &ExportArgs, log: (&Reader, &LogKeys), from: u64, path: &Path) ->
     }
     let growing = Growing::begin(path, MODE).map_err(|error| failed(&error))?;
     let mut out = BufWriter::new(growing);
-    match write(args, log, from, &mut out) {
+    match write(args, log, what, &mut out) {
         Ok(done) => {
             // All was flushed.
             out.into_parts().0.place().map_err(|error| failed(&error))?;
@@ -98,14 +126,14 @@ fn whole(args: &ExportArgs, log: (&Reader, &LogKeys), from: u64, path: &Path) ->
 fn write(
     args: &ExportArgs,
     (reader, keys): (&Reader, &LogKeys),
-    from: u64,
+    what: &What,
     out: &mut impl Write,
 ) -> Result<(u64, u64), Stopped> {
     let signed = if args.with_proofs { Some(signed(reader, keys)?) } else { None };
-    let end = signed.as_ref().map_or(reader.view().size(), Checkpoint::size);
+    let end = signed.as_ref().map_or(what.until, |signed| signed.size().min(what.until));
     let mut events = Events::new(keys.origin());
     let mut lines = 0;
-    each(reader, from, end, |index, entry| {
+    each(reader, what, end, |index, entry| {
         match (args.format, &signed) {
             (ExportFormat::Ocsf, _) => {
                 if let Some(event) = events.of(index, entry) {
@@ -125,7 +153,7 @@ fn write(
         lines += 1;
     }
     out.flush().map_err(|error| unwritten(&error))?;
-    Ok((lines, end.max(from)))
+    Ok((lines, end.max(what.from)))
 }
 
 fn plain(index: u64, entry: &[u8]) -> Value {
@@ -165,30 +193,32 @@ fn unwritten(error: &io::Error) -> Stopped {
     }
 }
 
-/// Hands over entries `from..end`, each compared with the tree.
+/// Hands over what is wanted of the entries before `end`, each compared with the tree.
 fn each(
     reader: &Reader,
-    from: u64,
+    what: &What,
     end: u64,
     mut take: impl FnMut(u64, &[u8]) -> Result<(), Stopped>,
 ) -> Result<(), Stopped> {
     let view = reader.view();
     let failed = |index: u64, error: &dyn std::error::Error| fault::because(&format!("read entry {index}"), error, "");
-    let mut next = from;
+    let mut next = what.next(what.from);
     while next < end {
         let bundle = Bundle::of(next / u64::from(WIDTH), view.size());
         match bundle.filter(|bundle| bundle.start() >= view.first()) {
             Some(bundle) => {
                 let bytes = view.bundle(bundle).map_err(|error| failed(next, &error))?;
                 let entries = decode_bundle(&bytes, bundle.width()).map_err(|error| failed(next, &error))?;
-                for (index, entry) in (bundle.start()..).zip(entries).filter(|(index, _)| (next..end).contains(index)) {
-                    take(index, entry)?;
+                for (index, entry) in (bundle.start()..end).zip(entries) {
+                    if index == next {
+                        take(index, entry)?;
+                        next = what.next(index + 1);
+                    }
                 }
-                next = bundle.end();
             }
             None => {
                 take(next, &own::entry(reader, next)?)?;
-                next += 1;
+                next = what.next(next + 1);
             }
         }
     }

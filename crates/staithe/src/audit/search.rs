@@ -3,15 +3,16 @@
 use super::index;
 use super::names::Names;
 use super::own;
-use crate::cli::{Caller, SearchArgs};
+use crate::cli::{Caller, Narrow, SearchArgs};
 use crate::fault;
 use crate::output::Output;
 use crate::render;
 use crate::state::StateDir;
-use ledger::Reader;
 use ledger::tile::{Bundle, WIDTH, decode_bundle};
+use ledger::{LogKeys, Reader};
 use model::{Problem, ProblemCode};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use store::{Found, IndexFilter};
@@ -22,31 +23,20 @@ const HEAD: [&str; 8] = ["INDEX", "TIME", "CALL", "WHO", "SERVER", "TOOL", "OUTC
 /// Shows what fits, the oldest first.
 pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
     let (state, dir) = own::place(flag)?;
-    // Who somebody is matters only where a name is given; elsewhere it makes the list easier to read.
-    let names = match Names::read(&state, args.config.as_deref()).await {
-        Ok(names) => names,
-        Err(problem) if matches!(args.principal, Some(Caller::Name(_))) => return Err(problem),
-        Err(_) => Names::none(),
-    };
-    let filter = filter(args, &names)?;
+    let names = names(&args.narrow, &state).await?;
+    let bounds = Bounds { since_ms: args.since, until_ms: args.until, limit: args.limit };
+    let filter = filter(&args.narrow, &bounds, &names)?;
     let (reader, keys) = own::read(&dir)?;
-    let mut hits = hits(&state, &reader, keys.origin(), &filter, output)?;
-    if hits.iter().any(|hit| !hit.fits(&filter)) {
-        output.note("the index of the ledger says what the ledger does not; it is made anew");
-        index::remove(&state).map_err(|error| fault::because("search the ledger", &error, ""))?;
-        hits = self::hits(&state, &reader, keys.origin(), &filter, output)?;
-        hits.retain(|hit| hit.fits(&filter));
-    }
     let mut rows = Vec::new();
-    for Hit { at, ended, start, end } in &hits {
+    for Hit { at, ended, start, end } in fitting((&state, output), (&reader, &keys), &filter, |hit| hit)? {
         if output.is_json() {
-            let who = who(start, &names).1;
+            let who = who(&start, &names).1;
             let line = json!({"index": at, "ended": ended, "principal": who, "start": start, "end": end});
             if !output.json(&line) {
                 break;
             }
         } else {
-            rows.push(row(*at, start, end.as_ref(), &names));
+            rows.push(row(at, &start, end.as_ref(), &names));
         }
     }
     if !output.is_json() {
@@ -57,6 +47,52 @@ pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Outpu
         output.text(&if rows.is_empty() { "nothing was found\n".to_owned() } else { render::table(&HEAD, rows) });
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The entries of all that fits.
+pub(super) async fn entries(
+    narrow: &Narrow,
+    (state, output): (&StateDir, Output),
+    log: (&Reader, &LogKeys),
+) -> Result<BTreeSet<u64>, Problem> {
+    let all = Bounds { since_ms: None, until_ms: None, limit: u32::MAX };
+    let filter = filter(narrow, &all, &names(narrow, state).await?)?;
+    let found = fitting((state, output), log, &filter, |hit| [Some(hit.at), hit.ended])?;
+    Ok(found.into_iter().flatten().flatten().collect())
+}
+
+/// Who somebody is matters only where a name is given; elsewhere it makes the list easier to read.
+async fn names(narrow: &Narrow, state: &StateDir) -> Result<Names, Problem> {
+    match Names::read(state, narrow.config.as_deref()).await {
+        Err(problem) if matches!(narrow.principal, Some(Caller::Name(_))) => Err(problem),
+        names => Ok(names.unwrap_or_else(|_| Names::none())),
+    }
+}
+
+/// What `take` makes of all that fits. An index that says what the ledger does not is made anew.
+fn fitting<T>(
+    (state, output): (&StateDir, Output),
+    (reader, keys): (&Reader, &LogKeys),
+    filter: &IndexFilter,
+    mut take: impl FnMut(Hit) -> T,
+) -> Result<Vec<T>, Problem> {
+    let mut anew = false;
+    loop {
+        let (mut taken, mut invented) = (Vec::new(), false);
+        hits((state, output), (reader, keys.origin()), filter, |hit| {
+            if hit.fits(filter) {
+                taken.push(take(hit));
+            } else {
+                invented = true;
+            }
+        })?;
+        if !invented || anew {
+            return Ok(taken);
+        }
+        output.note("the index of the ledger says what the ledger does not; it is made anew");
+        index::remove(state).map_err(|error| fault::because("search the ledger", &error, ""))?;
+        anew = true;
+    }
 }
 
 /// What was found, as the ledger has it.
@@ -105,14 +141,13 @@ impl Hit {
     }
 }
 
-/// Where the index says that something is, and what is there.
+/// Hands over where the index says that something is, and what is there.
 fn hits(
-    state: &StateDir,
-    reader: &Reader,
-    origin: &str,
+    (state, output): (&StateDir, Output),
+    (reader, origin): (&Reader, &str),
     filter: &IndexFilter,
-    output: Output,
-) -> Result<Vec<Hit>, Problem> {
+    mut take: impl FnMut(Hit),
+) -> Result<(), Problem> {
     let held = index::open(state, reader, origin, output)?;
     let failed = |error: store::StoreError| fault::because("search the ledger", &error, "");
     let found = held.index.search(filter).map_err(failed)?;
@@ -130,14 +165,21 @@ fn hits(
     }
     let mut pages = Pages::new(reader);
     let mut record = |at: u64| if at < size { pages.record(at) } else { Ok(Value::Null) };
-    let hits = found.into_iter().map(|Found { at, ended }| {
+    for Found { at, ended } in found {
         let end = ended.filter(|ended| *ended != at).map(&mut record).transpose()?;
-        Ok(Hit { at, ended, start: record(at)?, end })
-    });
-    hits.collect()
+        take(Hit { at, ended, start: record(at)?, end });
+    }
+    Ok(())
 }
 
-fn filter(args: &SearchArgs, names: &Names) -> Result<IndexFilter, Problem> {
+/// Which times, and how many.
+struct Bounds {
+    since_ms: Option<i64>,
+    until_ms: Option<i64>,
+    limit: u32,
+}
+
+fn filter(args: &Narrow, bounds: &Bounds, names: &Names) -> Result<IndexFilter, Problem> {
     let who = match &args.principal {
         None => None,
         Some(Caller::Pseudonym(pseudonym)) => Some(pseudonym.clone()),
@@ -162,9 +204,9 @@ fn filter(args: &SearchArgs, names: &Names) -> Result<IndexFilter, Problem> {
         tool: args.tool.clone(),
         method: args.method.clone(),
         outcome,
-        since_ms: args.since,
-        until_ms: args.until,
-        limit: args.limit,
+        since_ms: bounds.since_ms,
+        until_ms: bounds.until_ms,
+        limit: bounds.limit,
     })
 }
 

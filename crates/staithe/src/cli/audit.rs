@@ -31,6 +31,22 @@ is found as the method `operator`, with the command as its tool.\n\n\
 TIME is like \"2026-11-23\", \"2026-11-23T08:00:00Z\", or how long ago: \"90 s\", \"2 h\", \"7d\"."
 )]
 pub(crate) struct SearchArgs {
+    #[command(flatten)]
+    pub(crate) narrow: Narrow,
+    /// Begun at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) since: Option<i64>,
+    /// Begun before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) until: Option<i64>,
+    /// How many, the newest
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+}
+
+/// Which calls, refusals and operators' acts are meant.
+#[derive(Debug, Args)]
+pub(crate) struct Narrow {
     /// Who called: a principal, or its pseudonym p:… as the ledger has it
     #[arg(long, value_name = "NAME", value_parser = caller)]
     pub(crate) principal: Option<Caller>,
@@ -53,21 +69,21 @@ pub(crate) struct SearchArgs {
     /// while it has no end; denied; of an operator's act done or failed
     #[arg(long, value_parser = OUTCOMES, hide_possible_values = true)]
     pub(crate) outcome: Option<String>,
-    /// Begun at this time or later
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub(crate) since: Option<i64>,
-    /// Begun before this time
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub(crate) until: Option<i64>,
     /// Only what was turned away
     #[arg(long)]
     pub(crate) denied: bool,
-    /// How many, the newest
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) limit: u32,
     /// Configuration file of the daemon [default: staithe.toml in the state directory, if it exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+impl Narrow {
+    /// All are meant.
+    pub(crate) fn is_all(&self) -> bool {
+        let Self { principal, token, client, server, tool, method, outcome, denied, config: _ } = self;
+        let words = [token, client, tool, method, outcome];
+        principal.is_none() && server.is_none() && !denied && words.iter().all(|word| word.is_none())
+    }
 }
 
 /// What an export looks like.
@@ -82,8 +98,9 @@ pub(crate) enum ExportFormat {
 /// `audit export`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "FROM is an index, or a time as `audit search` takes it. With --with-proofs each line has `proof`, a C2SP tlog-proof \
-that `audit check` verifies with the record's bytes; entries that no checkpoint covers yet are left for the next export."
+    after_help = "FROM and TO are indices, or times as `audit search` takes them, and what narrows it down works as it does there: of each \
+call that fits, the records between FROM and TO. With --with-proofs each line has `proof`, a C2SP tlog-proof that `audit check` \
+verifies with the record's bytes; entries that no checkpoint covers yet are left for the next export."
 )]
 pub(crate) struct ExportArgs {
     /// The form
@@ -95,6 +112,11 @@ pub(crate) struct ExportArgs {
     /// Where to begin: an index or a time
     #[arg(long, value_name = "FROM", value_parser = point)]
     pub(crate) since: Option<Point>,
+    /// Before which to end: an index or a time
+    #[arg(long, value_name = "TO", value_parser = point)]
+    pub(crate) until: Option<Point>,
+    #[command(flatten)]
+    pub(crate) narrow: Narrow,
     /// The file, which is there whole or not at all [default: standard output]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,

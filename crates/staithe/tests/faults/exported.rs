@@ -1,7 +1,7 @@
 //! The ledger as other programs get it.
 
 use crate::daemon::Daemon;
-use crate::searched::used;
+use crate::searched::{found, used};
 use serde_json::{Value, json};
 use std::process::Stdio;
 
@@ -54,6 +54,37 @@ async fn every_record_is_exported_and_each_can_be_checked_elsewhere() {
         };
         assert_eq!((check(proof, entry), check(proof, &format!("{entry} "))), (Some(0), Some(5)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_exported_can_be_narrowed_down_and_is_still_proved() {
+    let daemon = ended().await;
+    let all = exported(&daemon, &["--with-proofs"]);
+    let found = found(&daemon, &["--principal", "ann", "--tool", "note"]);
+    let wanted: Vec<u64> = {
+        let both = found.iter().flat_map(|call| [call["index"].as_u64().unwrap(), call["ended"].as_u64().unwrap()]);
+        both.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    };
+    let narrow = |more: &[&str]| {
+        let words = ["--with-proofs", "--principal", "ann", "--tool", "note"];
+        exported(&daemon, &[&words[..], more].concat())
+    };
+    let these = |lines: &[Value]| lines.iter().map(|line| line["index"].as_u64().unwrap()).collect::<Vec<_>>();
+    let some = narrow(&[]);
+    assert_eq!((these(&some), wanted.len()), (wanted.clone(), 6));
+    assert!(some.iter().all(|line| all.contains(line)), "the same lines, with the same proofs");
+    let [from, to] = [wanted[1], wanted[4]].map(|index| index.to_string());
+    assert_eq!(these(&narrow(&["--since", &from, "--until", &to])), wanted[1..4]);
+    assert_eq!(exported(&daemon, &["--until", &to]).len() as u64, wanted[4]);
+    assert_eq!(exported(&daemon, &["--until", "2020-01-01"]).len(), 0);
+    assert_eq!(
+        exported(&daemon, &["--format", "ocsf", "--server", "own", "--tool", "note"]).len(),
+        5,
+        "one for each call"
+    );
+    assert_eq!(exported(&daemon, &["--server", "all"]).len(), 0);
+    let nobody = daemon.run(&["audit", "export", "--principal", "carol"]);
+    assert_eq!(nobody.status.code(), Some(3), "{nobody:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,6 +61,25 @@ async fn who_was_erased_stays_so_when_an_older_database_is_put_back() {
     assert_eq!(daemon.run(&["audit", "search", "--principal", "ann"]).status.code(), Some(3));
 }
 
+/// The daemon was killed when the key was gone from the database's rows, and not yet from its file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_that_was_cut_short_is_finished_at_the_next_start() {
+    let mut daemon = used().await;
+    let calls = found(&daemon, &["--principal", "ann", "--tool", "note"]);
+    let pseudonym = calls[0]["start"]["who"]["sub"].as_str().unwrap().to_owned();
+    let key = secret(&daemon, "ann").await.unwrap();
+    stopped(&mut daemon).await;
+    let (db, noted) = (daemon.state().join("db"), daemon.state().join("ledger/erased"));
+    let store = Store::open(Location::Sqlite(db.join("staithe.db"))).await.unwrap();
+    assert!(store.erase_subject(&"ann".parse().unwrap()).await.unwrap());
+    drop(store);
+    stdx::durable::write_file(&noted, format!("\n{pseudonym}\n").as_bytes(), 0o600).unwrap();
+    assert!(has(&bytes_below(&db), &key), "it is in pages that are not used");
+    daemon.start();
+    eventually("no copy of the key in any file", || !has(&bytes_below(&db), &key)).await;
+    eventually("a note of it", || std::fs::read_to_string(&noted).unwrap().ends_with("\n.\n")).await;
+}
+
 fn say(told: &std::process::Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr))
 }
