@@ -26,7 +26,8 @@ struct Inner {
     writer: Writer,
     subjects: Subjects,
     contents: PathBuf,
-    erased: Erased,
+    /// One erasure at a time.
+    erased: tokio::sync::Mutex<Erased>,
     epoch: u64,
     acts: AtomicU64,
     open: Arc<OpenActs>,
@@ -67,13 +68,13 @@ impl Acts {
     /// Writes through `writer`, for the daemon that has the number `epoch`; principals are `subjects` there.
     /// Contents of calls are kept in `contents`; `erased` names who was erased.
     pub fn new(writer: Writer, subjects: Subjects, epoch: u64, contents: PathBuf, erased: Erased) -> Self {
-        let (acts, open) = (AtomicU64::new(1), Arc::default());
+        let (acts, open, erased) = (AtomicU64::new(1), Arc::default(), tokio::sync::Mutex::new(erased));
         Self { inner: Arc::new(Inner { writer, subjects, contents, erased, epoch, acts, open }) }
     }
 
     /// Which pseudonyms were erased, a line each: a database that is put back may have their keys again.
-    pub(crate) fn erased(&self) -> &Erased {
-        &self.inner.erased
+    pub(crate) async fn erased(&self) -> tokio::sync::MutexGuard<'_, Erased> {
+        self.inner.erased.lock().await
     }
 
     /// Whom the ledger's pseudonyms stand for.

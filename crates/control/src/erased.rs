@@ -2,15 +2,16 @@
 //! put back brought back, goes at the next start.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
+use stdx::durable;
 
 /// A line that says: of those above, nothing is left in the database.
 const NOTHING_LEFT: &str = ".";
+/// The line of somebody who has no pseudonym, and whose tokens go.
+const NAMELESS: &str = "-";
 
-/// The file, a line each. Nothing is ever taken out of it.
+/// The file, a line each. Nothing is ever taken out of it. One at a time writes it.
 #[derive(Debug)]
 pub struct Erased(PathBuf);
 
@@ -29,9 +30,9 @@ impl Erased {
         Self(path)
     }
 
-    /// Before the key of a pseudonym goes. Durable when this returns. Blocks for that time.
-    pub fn begin(&self, pseudonym: &str) -> io::Result<()> {
-        self.append(pseudonym)
+    /// Before the key of a pseudonym goes, or the tokens of somebody who has none. Durable when this returns. Blocks for that time.
+    pub fn begin(&self, pseudonym: Option<&str>) -> io::Result<()> {
+        self.append(pseudonym.unwrap_or(NAMELESS))
     }
 
     /// The database was written anew. Durable when this returns. Blocks for that time.
@@ -39,23 +40,24 @@ impl Erased {
         self.append(NOTHING_LEFT)
     }
 
-    /// What is to be done at a start.
+    /// What is still to be done.
     pub fn wanted(&self) -> io::Result<Wanted> {
-        let text = match std::fs::read_to_string(&self.0) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Wanted::default()),
-            text => text?,
-        };
-        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-        let unfinished = lines.last().is_some_and(|line| *line != NOTHING_LEFT);
-        let pseudonyms = lines.into_iter().filter(|line| *line != NOTHING_LEFT).map(str::to_owned).collect();
-        Ok(Wanted { pseudonyms, unfinished })
+        let text = self.text()?;
+        let unfinished = text.lines().next_back().is_some_and(|line| line != NOTHING_LEFT);
+        let pseudonyms = text.lines().filter(|line| ![NOTHING_LEFT, NAMELESS].contains(line)).map(str::to_owned);
+        Ok(Wanted { pseudonyms: pseudonyms.collect(), unfinished })
     }
 
-    /// A line that was cut short must not take the next one with it.
     fn append(&self, line: &str) -> io::Result<()> {
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.0)?;
-        file.write_all(format!("\n{line}\n").as_bytes())?;
-        file.sync_all()
+        let text = format!("{}{line}\n", self.text()?);
+        durable::write_file(&self.0, text.as_bytes(), 0o600).map_err(io::Error::other)
+    }
+
+    fn text(&self) -> io::Result<String> {
+        match std::fs::read_to_string(&self.0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            text => text,
+        }
     }
 }
 
@@ -66,21 +68,20 @@ mod tests {
     #[test]
     fn an_erasure_is_wanted_for_good_and_unfinished_until_it_is_said_to_be_done() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("erased");
-        let erased = Erased::at(path.clone());
+        let erased = Erased::at(dir.path().join("erased"));
         let wanted = |pseudonyms: &[&str], unfinished| {
             let pseudonyms = pseudonyms.iter().map(|text| (*text).to_owned()).collect();
             assert_eq!(erased.wanted().unwrap(), Wanted { pseudonyms, unfinished });
         };
         wanted(&[], false);
-        erased.begin("p:a").unwrap();
+        erased.begin(Some("p:a")).unwrap();
         wanted(&["p:a"], true);
         erased.finish().unwrap();
         wanted(&["p:a"], false);
-        // The machine stopped in the middle of a line.
-        let text = std::fs::read_to_string(&path).unwrap();
-        stdx::durable::write_file(&path, format!("{text}\np:").as_bytes(), 0o600).unwrap();
-        erased.begin("p:b").unwrap();
-        wanted(&["p:", "p:a", "p:b"], true);
+        erased.begin(None).unwrap();
+        wanted(&["p:a"], true);
+        erased.finish().unwrap();
+        erased.begin(Some("p:b")).unwrap();
+        wanted(&["p:a", "p:b"], true);
     }
 }

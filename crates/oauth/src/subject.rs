@@ -146,9 +146,15 @@ impl Subjects {
     /// Forgets the key of a principal for good. Whether there was one. What it does from then on is under another. Where this fails
     /// the key may be forgotten, and copies of it be left in the file of the database: doing it again removes them.
     pub async fn erase(&self, principal: &Principal) -> Result<bool, SubjectError> {
+        let erased = self.forget(principal).await?;
+        self.scrub().await?;
+        Ok(erased)
+    }
+
+    /// The first half: the key is forgotten, and copies of it may be left in the file of the database until [`Self::scrub`].
+    pub async fn forget(&self, principal: &Principal) -> Result<bool, SubjectError> {
         let erased = self.store.erase_subject(principal).await?;
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(principal);
-        self.store.scrub().await?;
         Ok(erased)
     }
 

@@ -15,11 +15,12 @@ use ledger::recover::OpenError;
 use ledger::tile::{Bundle, decode_bundle};
 use ledger::writer::{Own, Owner, Receipt, Refused, Settings, Until, Writer};
 use ledger::{Disk, Keys, Log, Notary, Options, RealDisk, Signed, View};
+use model::Problem;
 use model::record::{CallEnd, Ended, LogEvent, OperatorEnd, Record, What};
 use model::report::LedgerReport;
-use model::{Principal, Problem};
 use oauth::{Contents, Subjects};
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -133,23 +134,25 @@ pub(crate) struct Told {
 }
 
 /// Whom a database that was put back brought back, is erased again, and what an erasure that was cut short left goes.
-async fn erase_again(erased: &Erased, subjects: &Subjects) -> Result<(), Problem> {
-    let wanted = erased.wanted().map_err(|error| fault::because("read who was erased", &error, ""))?;
-    let back = |name: &String| wanted.pseudonyms.contains(name);
-    let back: Vec<Principal> =
-        subjects.all().into_iter().filter(|(_, name)| back(name)).map(|(principal, _)| principal).collect();
-    for principal in &back {
-        subjects.erase(principal).await.map_err(|error| fault::because("erase a principal again", &error, ""))?;
+async fn erase_again(erased: &Erased, subjects: &Subjects, store: &Store) -> Result<(), Problem> {
+    let unnoted = |error: io::Error| fault::because("read or note who was erased", &error, "");
+    let failed = |error: &dyn std::error::Error| fault::because("erase a principal again", error, "");
+    let mut wanted = erased.wanted().map_err(unnoted)?;
+    for (principal, name) in subjects.all().into_iter().filter(|(_, name)| wanted.pseudonyms.contains(name)) {
+        erased.begin(Some(&name)).map_err(unnoted)?;
+        store.delete_ended_tokens_of(&principal, unix_ms()).await.map_err(|error| failed(&error))?;
+        subjects.forget(&principal).await.map_err(|error| failed(&error))?;
         tracing::warn!("a principal that was erased was in the database again, and is erased again");
+        wanted.unfinished = true;
     }
     if !wanted.unfinished {
         return Ok(());
     }
-    // While another daemon has the database too, the next start does it.
+    // While somebody else reads the database the next start does it.
     match subjects.scrub().await {
-        Ok(()) => erased.finish().map_err(|error| fault::because("note that an erasure is finished", &error, "")),
+        Ok(()) => erased.finish().map_err(unnoted),
         Err(error) => {
-            tracing::warn!(%error, "an erasure was cut short, and what it left in the database could not be removed yet");
+            tracing::warn!(%error, "what an erasure left in the file of the database could not be removed yet");
             Ok(())
         }
     }
@@ -188,7 +191,7 @@ pub(crate) async fn open(
     let subjects = Subjects::open(store.clone()).await;
     let subjects = subjects.map_err(|error| fault::because("read the keys of principals", &error, ""))?;
     let erased = Erased::at(state.ledger().join("erased"));
-    erase_again(&erased, &subjects).await?;
+    erase_again(&erased, &subjects, store).await?;
     missed(state, store, shared).await?;
     let (dir, keys_dir, url, anchors) = (state.ledger(), state.keys(), public_url.to_owned(), config.anchors.clone());
     let epoch = supervisor.epoch();

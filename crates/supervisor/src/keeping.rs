@@ -11,8 +11,11 @@ use std::time::Duration;
 use stdx::clock::monotonic;
 use tokio::sync::watch;
 
-/// How long a keeper that ends may take until another can have its place.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a keeper that ends may take until another can have its place: it gives its processes 5 s, then kills them and waits
+/// 5 s at most.
+const ENDS_WITHIN: Duration = Duration::from_secs(12);
+/// How long one may take whose processes have ended.
+const EXITS_WITHIN: Duration = Duration::from_secs(2);
 const ENDING_LOOK: Duration = Duration::from_millis(20);
 
 /// Where the keeper is.
@@ -50,11 +53,12 @@ pub enum KeeperError {
 }
 
 impl KeeperError {
-    /// What is said of a keeper that ends just now.
+    /// What is said of a keeper that ends just now, or by it: that is all for which it refuses a daemon without naming a reason
+    /// of its own.
     fn is_about_an_end(&self) -> bool {
         matches!(
             self,
-            Self::Attach(AttachError::Ask(AskError::Lost | AskError::Io(_)))
+            Self::Attach(AttachError::Ask(AskError::Lost | AskError::Io(_) | AskError::Refused(_)))
                 | Self::Asked(AskError::Lost | AskError::Io(_))
                 | Self::Start(StartError::Held(_))
         )
@@ -219,7 +223,7 @@ impl Keeper {
         let ended = asked(link.client, move |client| client.end(grace)).await;
         // Whoever starts the next daemon after us shall not meet what is left of it.
         if let Some(reaped) = self.reap() {
-            let _ = tokio::time::timeout(ENDS_WITHIN, reaped).await;
+            let _ = tokio::time::timeout(EXITS_WITHIN, reaped).await;
         }
         ended
     }
@@ -434,7 +438,10 @@ impl Inner {
                 match self.attach(&socket) {
                     Err(AttachError::Absent(_)) => {
                         let child = keeper::start(program, dir, &StartOptions::default())?;
-                        *lock(&self.started) = Some(child);
+                        if let Some(mut earlier) = lock(&self.started).replace(child) {
+                            // It has ended, or is about to: then whoever reaps us reaps it.
+                            let _ = earlier.try_wait();
+                        }
                         self.attach(&socket)?
                     }
                     other => other?,

@@ -12,6 +12,9 @@ use std::time::Duration;
 use stdx::clock::monotonic;
 use wire::era::Era;
 
+/// Why a probe came to nothing.
+const STOPPED: &str = "the server is stopped";
+
 /// What a probe found.
 #[derive(Clone, Debug)]
 pub(crate) struct Finding {
@@ -67,7 +70,7 @@ async fn recognised(hosted: &Hosted, wait: Duration) -> Result<Finding, String> 
 async fn takes_initialize(hosted: &Hosted, wait: Duration) -> Result<bool, String> {
     match attempt(hosted, Era::Legacy, wait).await {
         Ok(attempt) => Ok(matches!(attempt, Attempt::Answered { .. })),
-        Err(_) if matches!(hosted.spec().target, Target::Remote(_)) => Ok(false),
+        Err(_) if matches!(hosted.spec().target, Target::Remote(_)) && !hosted.retired().is_cancelled() => Ok(false),
         Err(reason) => Err(reason),
     }
 }
@@ -89,7 +92,7 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
     let heard = tokio::select! {
         heard = tokio::time::timeout(wait, handshake::greet(&instance, &introduction)) => heard.ok(),
         end = running.ended() => Some(Err(HandshakeError::Ended(end))),
-        () = hosted.retired().cancelled() => Some(Err(HandshakeError::Ended("the server is stopped".to_owned()))),
+        () = hosted.retired().cancelled() => Some(Err(HandshakeError::Ended(STOPPED.to_owned()))),
     };
     let greeting = instance.greeting().map(|g| g.result().clone());
     if matches!(heard, Some(Err(HandshakeError::Ended(_)))) {
@@ -99,6 +102,10 @@ async fn attempt(hosted: &Hosted, era: Era, wait: Duration) -> Result<Attempt, S
     // A remote server that could not be asked has said nothing about its era (E100).
     let trouble = running.trouble(heard.is_none());
     running.stop("the probe is over").await;
+    if hosted.retired().is_cancelled() {
+        // Whatever was heard: the end was ours to make.
+        return Err(STOPPED.to_owned());
+    }
     Ok(match (heard, greeting, trouble) {
         (Some(Ok(())), Some(greeting), _) => Attempt::Answered { greeting },
         (_, _, Some(trouble)) => return Err(trouble),
@@ -123,7 +130,7 @@ pub(crate) async fn starts(hosted: &Hosted, era: Era) -> Result<(), String> {
             Err(_elapsed) => Err(format!("it did not answer the handshake within {} s", limit.as_secs())),
         },
         end = running.ended() => Err(end),
-        () = hosted.retired().cancelled() => Err("the server is stopped".to_owned()),
+        () = hosted.retired().cancelled() => Err(STOPPED.to_owned()),
     };
     let report = running.stop("the check is over").await;
     outcome.map_err(|reason| match report.last_stderr {

@@ -8,6 +8,7 @@ use ledger::writer::PruneRefused;
 use model::record::{CallEnd, CallStart, Record, What};
 use model::{Blame, Command, Principal, Problem, Pseudonym, Reply};
 use oauth::{ContentError, kept_content};
+use std::io;
 use stdx::chain::Chain;
 
 /// What the record of such a command says that it is about, and why. Never a principal's name: the record stays when that is
@@ -99,11 +100,14 @@ fn acts(parts: &Parts) -> Result<&Acts, Problem> {
 /// Forgets the key of a principal. What fails here stands in the ledger, so no problem names the principal.
 pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply, Problem> {
     let subjects = acts(parts)?.subjects();
+    let file = acts(parts)?.erased().await;
     let pseudonym = subjects.known(principal).map(|subject| subject.name().to_owned());
-    if let Some(pseudonym) = &pseudonym {
-        let erased = acts(parts)?.erased();
-        erased.begin(pseudonym).map_err(|error| problem::failed("note who is erased", Blame::Host, &error))?;
+    let noted = |error: io::Error| problem::failed("note who is erased", Blame::Host, &error);
+    let tokens = parts.authority.list().iter().any(|token| token.principal == *principal);
+    if pseudonym.is_none() && !tokens && !file.wanted().map_err(noted)?.unfinished {
+        return Err(nobody());
     }
+    file.begin(pseudonym.as_deref()).map_err(noted)?;
     // First: the database is written anew below, and then their rows are in no copy of it either.
     let forgotten = parts.authority.forget(principal).await;
     let forgotten =
@@ -114,16 +118,13 @@ pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply,
         ..problem::failed("erase the key of the principal, or all copies of it", error.blame(), &error)
     })?;
     // Otherwise the next start writes the database anew, which does no harm.
-    if let Err(error) = acts(parts)?.erased().finish() {
+    if let Err(error) = file.finish() {
         tracing::warn!(%error, "that an erasure is finished could not be noted");
     }
     let who = match (erased, pseudonym, forgotten) {
         (true, Some(pseudonym), _) => pseudonym,
         (_, _, 1..) => "what was left of its tokens".to_owned(),
-        _ => {
-            let hint = "it made no call here, or was erased before; `staithe audit search` shows who is known";
-            return Err(problem::not_found("the ledger has no key of this principal".to_owned(), hint));
-        }
+        _ => return Err(nobody()),
     };
     let tokens = parts.authority.list().into_iter();
     let tokens: Vec<String> = tokens
@@ -144,6 +145,11 @@ pub(crate) async fn erase(parts: &Parts, principal: &Principal) -> Result<Reply,
          whose numbers stand in its records (`staithe restart` ends them); sessions that are open; what servers wrote; backups"
     );
     Ok(Reply::Done { text })
+}
+
+fn nobody() -> Problem {
+    let hint = "it made no call here, or was erased before; `staithe audit search` shows who is known";
+    problem::not_found("the ledger has no key of this principal".to_owned(), hint)
 }
 
 /// Removes the beginning of the ledger.

@@ -59,15 +59,22 @@ pub(crate) async fn export(args: &ExportArgs, flag: Option<&Path>, output: Outpu
         return Err(fault::usage(message, "leave --with-proofs out, or take --format jsonl"));
     }
     let (state, dir) = own::place(flag)?;
-    let (reader, keys) = own::read(&dir)?;
-    let wanted = if args.narrow.is_all() {
-        None
+    let (wanted, reader, keys) = if args.narrow.is_all() {
+        let (reader, keys) = own::read(&dir)?;
+        (None, reader, keys)
     } else {
-        Some(search::entries(&args.narrow, (&state, output), (&reader, &keys)).await?)
+        let (wanted, reader, keys) = search::entries(&args.narrow, (&state, &dir, output)).await?;
+        (Some(wanted), reader, keys)
     };
     let index = |point: Option<Point>| point.map(|point| reach::index(&reader, point)).transpose();
-    let from = index(args.since)?.unwrap_or(0).max(reader.view().first());
-    let until = index(args.until)?.unwrap_or(u64::MAX).min(reader.view().size());
+    let (first, size) = (reader.view().first(), reader.view().size());
+    let from = index(args.since)?.unwrap_or(0).clamp(first, size);
+    let until = index(args.until)?.unwrap_or(size).min(size);
+    if until < from && args.until.is_some() {
+        let message =
+            format!("--until is entry {until}, before --since, entry {from} (the first that is here is {first})");
+        return Err(fault::usage(message, "name a later end, or an earlier beginning"));
+    }
     let what = What { from, until, wanted };
     let (count, end) = match &args.out {
         None => {
@@ -81,9 +88,9 @@ pub(crate) async fn export(args: &ExportArgs, flag: Option<&Path>, output: Outpu
         Some(path) => whole(args, (&reader, &keys), &what, path)?,
     };
     if end < until {
-        let left = until - end;
         output.note(&format!(
-            "{left} records are left for the next export, --since {end}: no checkpoint covers them yet"
+            "entries {end} to {} are left for the next export, --since {end}: no checkpoint covers them yet",
+            until - 1
         ));
     }
     if let Some(path) = &args.out {
@@ -148,6 +155,15 @@ fn write(
         lines += 1;
         Ok(())
     })?;
+    if args.format == ExportFormat::Ocsf && events.waits() {
+        late_ends(reader, what, end, |index, entry| match events.late(index, entry) {
+            Some(event) => {
+                lines += 1;
+                line(out, &event).map(|()| events.waits())
+            }
+            None => Ok(true),
+        })?;
+    }
     for event in events.rest() {
         line(out, &event)?;
         lines += 1;
@@ -191,6 +207,23 @@ fn unwritten(error: &io::Error) -> Stopped {
         ErrorKind::BrokenPipe => Stopped::Closed,
         _ => Stopped::Problem(fault::because("write the export", error, "is the disk full?")),
     }
+}
+
+/// Hands over entries from `end` on, as long as `take` wants more: what began before may end there.
+fn late_ends(
+    reader: &Reader,
+    what: &What,
+    end: u64,
+    mut take: impl FnMut(u64, &[u8]) -> Result<bool, Stopped>,
+) -> Result<(), Stopped> {
+    let mut more = true;
+    let size = reader.view().size();
+    let rest = What { from: end, until: size, wanted: what.wanted.clone() };
+    let read = each(reader, &rest, size, |index, entry| {
+        more = take(index, entry)?;
+        if more { Ok(()) } else { Err(Stopped::Closed) }
+    });
+    if more { read } else { Ok(()) }
 }
 
 /// Hands over what is wanted of the entries before `end`, each compared with the tree.

@@ -19,10 +19,9 @@ const TOGETHER: u64 = 64 * WIDTH as u64;
 /// From so many on people are told that it takes a while.
 const MANY: u64 = 100_000;
 
-/// The index, held by this command alone.
-pub(super) struct Held {
-    pub(super) index: LedgerIndex,
-    _lock: File,
+/// The index is this command's alone as long as it has this.
+pub(super) struct Lock {
+    _file: File,
 }
 
 /// Why the index does not go as far as the ledger.
@@ -50,13 +49,13 @@ impl Behind {
 }
 
 /// Opens the index and brings it up to date with what `reader` has. Where it cannot be used it is made anew, and that is said.
-pub(super) fn open(state: &StateDir, reader: &Reader, origin: &str, output: Output) -> Result<Held, Problem> {
+pub(super) fn open(
+    state: &StateDir,
+    _held: &Lock,
+    (reader, origin): (&Reader, &str),
+    output: Output,
+) -> Result<LedgerIndex, Problem> {
     let path = path(state);
-    let failed = |error: &dyn std::error::Error| {
-        let hint = "the ledger itself is not in doubt by this; `staithe audit rebuild` makes its derived files again";
-        fault::because("search the ledger", error, hint)
-    };
-    let lock = lock(&path, output).map_err(|error| failed(&error))?;
     let index = match up_to_date(&path, reader, origin, output) {
         Err(error) if error.is_of_the_index() => {
             output.note(&format!("the index of the ledger is made anew: {}", stdx::chain::Chain(&error)));
@@ -65,7 +64,12 @@ pub(super) fn open(state: &StateDir, reader: &Reader, origin: &str, output: Outp
         }
         other => other,
     };
-    Ok(Held { index: index.map_err(|error| failed(&error))?, _lock: lock })
+    index.map_err(|error| failed(&error))
+}
+
+fn failed(error: &dyn std::error::Error) -> Problem {
+    let hint = "the ledger itself is not in doubt by this; `staithe audit rebuild` makes its derived files again";
+    fault::because("search the ledger", error, hint)
 }
 
 /// Removes the index, which the next search makes anew.
@@ -85,20 +89,23 @@ fn path(state: &StateDir) -> PathBuf {
 }
 
 /// Waits for another command that has the index.
-fn lock(path: &Path, output: Output) -> io::Result<File> {
-    let lock = path.with_extension("lock");
-    // A copy of a ledger has nothing beside it.
-    lock.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            output.note("another command works with the index of the ledger; this one waits for it");
-            file.lock()?;
+pub(super) fn lock(state: &StateDir, output: Output) -> Result<Lock, Problem> {
+    let locked = || -> io::Result<Lock> {
+        let lock = path(state).with_extension("lock");
+        // A copy of a ledger has nothing beside it.
+        lock.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                output.note("another command works with the index of the ledger; this one waits for it");
+                file.lock()?;
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
         }
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
-    Ok(file)
+        Ok(Lock { _file: file })
+    };
+    locked().map_err(|error| failed(&error))
 }
 
 fn up_to_date(path: &Path, reader: &Reader, origin: &str, output: Output) -> Result<LedgerIndex, Behind> {

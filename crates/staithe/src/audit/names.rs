@@ -35,6 +35,13 @@ impl Names {
             }
             Err(problem) => problem,
         };
+        if !state.path().join("run").is_dir() {
+            let message = "nothing here knows whom the pseudonyms in this copy of a ledger stand for";
+            return Err(fault::failed(
+                message,
+                "search for the pseudonym itself, p:…; the host that wrote the ledger knows them",
+            ));
+        }
         // Somebody holds the directory, and does not answer.
         let Ok(_lock) = state.try_lock()? else { return Err(problem) };
         let location = match state.last_kind().as_deref() {

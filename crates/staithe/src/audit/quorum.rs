@@ -37,6 +37,8 @@ pub(super) struct Witnessed {
 pub(super) enum Standing {
     /// Nobody was asked for: no policy, or one that needs nobody.
     Alone,
+    /// Nobody was asked for, because it is not known who is to be.
+    Unread,
     /// Those that the host asks have not cosigned, or too few of them.
     Lacking,
     /// A quorum cosigned.
@@ -77,7 +79,7 @@ impl Standing {
     /// How many entries a quorum cosigned.
     pub(super) fn covers(&self) -> Option<u64> {
         match self {
-            Self::Alone | Self::Lacking => None,
+            Self::Alone | Self::Unread | Self::Lacking => None,
             Self::Quorum(witnessed) => Some(witnessed.size),
         }
     }
@@ -98,6 +100,9 @@ impl Standing {
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let (size, by) = match self {
             Self::Alone => return vec![("witnesses", "none asked for".to_owned())],
+            Self::Unread => {
+                return vec![("witnesses", "not known: what the host is configured with cannot be read".to_owned())];
+            }
             Self::Lacking => {
                 let lacking = "no quorum of those that this host asks cosigned a checkpoint that is here";
                 return vec![("witnesses", lacking.to_owned())];
@@ -107,6 +112,16 @@ impl Standing {
         let by: Vec<String> =
             by.iter().map(|(name, time)| format!("{} ({})", render::clean(name), at(*time))).collect();
         vec![("witnesses", format!("a quorum cosigned the first {size}: {}", by.join(", ")))]
+    }
+
+    /// Which of them it is, for programs.
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Alone => "not_asked_for",
+            Self::Unread => "not_known",
+            Self::Lacking => "lacking",
+            Self::Quorum(_) => "quorum",
+        }
     }
 
     /// The same for programs.

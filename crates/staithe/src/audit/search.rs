@@ -23,12 +23,17 @@ const HEAD: [&str; 8] = ["INDEX", "TIME", "CALL", "WHO", "SERVER", "TOOL", "OUTC
 /// Shows what fits, the oldest first.
 pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Output) -> Result<ExitCode, Problem> {
     let (state, dir) = own::place(flag)?;
-    let names = names(&args.narrow, &state).await?;
+    // Elsewhere a name makes the list easier to read.
+    let names = match names(&args.narrow, &state).await? {
+        Some(names) => names,
+        None => Names::read(&state, args.narrow.config.as_deref()).await.unwrap_or_else(|_| Names::none()),
+    };
     let bounds = Bounds { since_ms: args.since, until_ms: args.until, limit: args.limit };
     let filter = filter(&args.narrow, &bounds, &names)?;
+    let lock = index::lock(&state, output)?;
     let (reader, keys) = own::read(&dir)?;
     let mut rows = Vec::new();
-    for Hit { at, ended, start, end } in fitting((&state, output), (&reader, &keys), &filter, |hit| hit)? {
+    for Hit { at, ended, start, end } in fitting((&state, &lock, output), (&reader, &keys), &filter, |hit| hit)? {
         if output.is_json() {
             let who = who(&start, &names).1;
             let line = json!({"index": at, "ended": ended, "principal": who, "start": start, "end": end});
@@ -49,29 +54,30 @@ pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Outpu
     Ok(ExitCode::SUCCESS)
 }
 
-/// The entries of all that fits.
+/// The entries of all that fits, in a ledger that was opened after the index was locked: it has no less than the index then.
 pub(super) async fn entries(
     narrow: &Narrow,
-    (state, output): (&StateDir, Output),
-    log: (&Reader, &LogKeys),
-) -> Result<BTreeSet<u64>, Problem> {
+    (state, dir, output): (&StateDir, &Path, Output),
+) -> Result<(BTreeSet<u64>, Reader, LogKeys), Problem> {
     let all = Bounds { since_ms: None, until_ms: None, limit: u32::MAX };
-    let filter = filter(narrow, &all, &names(narrow, state).await?)?;
-    let found = fitting((state, output), log, &filter, |hit| [Some(hit.at), hit.ended])?;
-    Ok(found.into_iter().flatten().flatten().collect())
+    let filter = filter(narrow, &all, &names(narrow, state).await?.unwrap_or_else(Names::none))?;
+    let lock = index::lock(state, output)?;
+    let (reader, keys) = own::read(dir)?;
+    let found = fitting((state, &lock, output), (&reader, &keys), &filter, |hit| [Some(hit.at), hit.ended])?;
+    Ok((found.into_iter().flatten().flatten().collect(), reader, keys))
 }
 
-/// Who somebody is matters only where a name is given; elsewhere it makes the list easier to read.
-async fn names(narrow: &Narrow, state: &StateDir) -> Result<Names, Problem> {
-    match Names::read(state, narrow.config.as_deref()).await {
-        Err(problem) if matches!(narrow.principal, Some(Caller::Name(_))) => Err(problem),
-        names => Ok(names.unwrap_or_else(|_| Names::none())),
+/// Who somebody is, where a name is given: only then it matters.
+async fn names(narrow: &Narrow, state: &StateDir) -> Result<Option<Names>, Problem> {
+    match &narrow.principal {
+        Some(Caller::Name(_)) => Names::read(state, narrow.config.as_deref()).await.map(Some),
+        Some(Caller::Pseudonym(_)) | None => Ok(None),
     }
 }
 
 /// What `take` makes of all that fits. An index that says what the ledger does not is made anew.
 fn fitting<T>(
-    (state, output): (&StateDir, Output),
+    (state, lock, output): (&StateDir, &index::Lock, Output),
     (reader, keys): (&Reader, &LogKeys),
     filter: &IndexFilter,
     mut take: impl FnMut(Hit) -> T,
@@ -79,7 +85,7 @@ fn fitting<T>(
     let mut anew = false;
     loop {
         let (mut taken, mut invented) = (Vec::new(), false);
-        hits((state, output), (reader, keys.origin()), filter, |hit| {
+        hits((state, lock, output), (reader, keys.origin()), filter, |hit| {
             if hit.fits(filter) {
                 taken.push(take(hit));
             } else {
@@ -143,20 +149,20 @@ impl Hit {
 
 /// Hands over where the index says that something is, and what is there.
 fn hits(
-    (state, output): (&StateDir, Output),
+    (state, lock, output): (&StateDir, &index::Lock, Output),
     (reader, origin): (&Reader, &str),
     filter: &IndexFilter,
     mut take: impl FnMut(Hit),
 ) -> Result<(), Problem> {
-    let held = index::open(state, reader, origin, output)?;
+    let index = index::open(state, lock, (reader, origin), output)?;
     let failed = |error: store::StoreError| fault::because("search the ledger", &error, "");
-    let found = held.index.search(filter).map_err(failed)?;
+    let found = index.search(filter).map_err(failed)?;
     if found.is_empty()
-        && let Some((what, word)) = held.index.unknown(filter).map_err(failed)?
+        && let Some((what, word)) = index.unknown(filter).map_err(failed)?
     {
         output.note(&format!("no record has the {what} {word:?}"));
     }
-    drop(held);
+    drop(index);
     let (first, size, before) = (reader.view().first(), reader.view().size(), found.len());
     // The index goes on knowing of what was pruned.
     let found: Vec<Found> = found.into_iter().filter(|found| found.at >= first).collect();

@@ -69,10 +69,10 @@ pub(crate) fn verify(args: &VerifyArgs, flag: Option<&Path>, output: Output) -> 
     let source = Source::of(args, flag)?;
     let dir = &source.dir;
     let keys = files::keys_of_one_log(&source.key)?;
-    let (policy, wanted) = match &args.policy {
-        Some(path) => (Some(quorum::read(path, &keys)?), true),
-        None if source.own => (configured(args, flag, &keys, output), false),
-        None => (None, false),
+    let (policy, lacking) = match &args.policy {
+        Some(path) => (Some(quorum::read(path, &keys)?), None),
+        None if source.own => configured(args, flag, &keys, output)?,
+        None => (None, None),
     };
     if !dir.is_dir() {
         let message = format!("{} is no directory that can be read", dir.display());
@@ -85,10 +85,11 @@ pub(crate) fn verify(args: &VerifyArgs, flag: Option<&Path>, output: Output) -> 
     let cosigned = verified.witnessed.as_ref().map(|witnessed| keys.open(witnessed.note.as_bytes())).transpose();
     let cosigned = cosigned.map_err(|error| refused(dir, &error, ""))?;
     let all: Vec<&Checkpoint> = [Some(&latest), cosigned.as_ref(), since.as_ref()].into_iter().flatten().collect();
-    let standing = match quorum::standing(policy.as_ref(), &all) {
+    let standing = match (quorum::standing(policy.as_ref(), &all), lacking) {
         // Nobody said that it must have been cosigned: the host's own witnesses may have to be asked yet.
-        Err(PolicyRefusal::Quorum) if !wanted => Ok(Standing::Lacking),
-        standing => standing,
+        (Err(PolicyRefusal::Quorum), Some(lacking)) => Ok(lacking),
+        (Ok(Standing::Alone), Some(Standing::Unread)) => Ok(Standing::Unread),
+        (standing, _) => standing,
     };
     let standing = standing.map_err(|error| {
         let hint = match error {
@@ -106,16 +107,26 @@ pub(crate) fn verify(args: &VerifyArgs, flag: Option<&Path>, output: Output) -> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// The policy by which this host asks its witnesses. What is wrong with its configuration says nothing about the log.
-fn configured(args: &VerifyArgs, flag: Option<&Path>, keys: &LogKeys, output: Output) -> Option<Policy> {
+/// The policy by which this host asks its witnesses, and how it stands where they did not cosign. What is wrong with a
+/// configuration that was not named says nothing about the log.
+fn configured(
+    args: &VerifyArgs,
+    flag: Option<&Path>,
+    keys: &LogKeys,
+    output: Output,
+) -> Result<(Option<Policy>, Option<Standing>), Problem> {
     let read = || match serve::load(args.config.as_deref(), flag)?.config.ledger.policy {
         Some(path) => quorum::read(&path, keys).map(Some),
         None => Ok(None),
     };
-    read().unwrap_or_else(|problem| {
-        output.note(&format!("no witnesses are asked for, because they are not known: {}", problem.message));
-        None
-    })
+    match read() {
+        Ok(policy) => Ok((policy, Some(Standing::Lacking))),
+        Err(problem) if args.config.is_some() => Err(problem),
+        Err(problem) => {
+            output.note(&format!("whether witnesses cosigned is not looked at: {}", problem.message));
+            Ok((None, Some(Standing::Unread)))
+        }
+    }
 }
 
 /// Passes over the log until one says something that a write beside it cannot have caused.
@@ -244,6 +255,9 @@ impl Report<'_> {
         }
         let unseen = match (&self.standing, self.standing.covers()) {
             (Standing::Lacking, _) => Some("that everybody is shown the same log: no quorum cosigned it".to_owned()),
+            (Standing::Unread, _) => {
+                Some("that everybody is shown the same log: which witnesses are asked is not known".to_owned())
+            }
             (_, None) => Some("that everybody is shown the same log: no witness was asked for (--policy)".to_owned()),
             (_, Some(covered)) if covered < signed.size => {
                 Some(format!("entries {covered} to {}: no quorum cosigned them", signed.size - 1))
@@ -305,7 +319,7 @@ impl Report<'_> {
             "verified": true, "log": self.latest.origin(), "entries": size, "first": first,
             "checkpoint": {"entries": signed.size, "root": signed.root.to_string(), "time": at(self.latest.time())},
             "compared": compared, "beyond": beyond, "missing": missing, "torn": torn,
-            "since": since, "witnesses": self.standing.json(), "word": self.standing.word(signed.size), "not_verified": self.left(),
+            "since": since, "witnesses": self.standing.json(), "standing": self.standing.as_str(), "word": self.standing.word(signed.size), "not_verified": self.left(),
         })
     }
 }

@@ -83,6 +83,12 @@ async fn what_is_exported_can_be_narrowed_down_and_is_still_proved() {
         "one for each call"
     );
     assert_eq!(exported(&daemon, &["--server", "all"]).len(), 0);
+    // A call whose end lies behind is one event all the same, and whole.
+    let [start, end] = [&found[0]["index"], &found[0]["ended"]].map(ToString::to_string);
+    let events = exported(&daemon, &["--format", "ocsf", "--since", &start, "--until", &end, "--principal", "ann"]);
+    assert_eq!((events.len(), &events[0]["status"]), (1, &json!("Success")), "{events:?}");
+    let turned = daemon.run(&["audit", "export", "--since", "5", "--until", "3"]);
+    assert_eq!(turned.status.code(), Some(2), "{turned:?}");
     let nobody = daemon.run(&["audit", "export", "--principal", "carol"]);
     assert_eq!(nobody.status.code(), Some(3), "{nobody:?}");
 }

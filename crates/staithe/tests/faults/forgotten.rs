@@ -73,7 +73,7 @@ async fn an_erasure_that_was_cut_short_is_finished_at_the_next_start() {
     let store = Store::open(Location::Sqlite(db.join("staithe.db"))).await.unwrap();
     assert!(store.erase_subject(&"ann".parse().unwrap()).await.unwrap());
     drop(store);
-    stdx::durable::write_file(&noted, format!("\n{pseudonym}\n").as_bytes(), 0o600).unwrap();
+    stdx::durable::write_file(&noted, format!("{pseudonym}\n").as_bytes(), 0o600).unwrap();
     assert!(has(&bytes_below(&db), &key), "it is in pages that are not used");
     daemon.start();
     eventually("no copy of the key in any file", || !has(&bytes_below(&db), &key)).await;

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 use testkit::Client;
 use testkit::wait::{eventually, eventually_some};
@@ -96,6 +96,39 @@ async fn a_daemon_that_meets_a_keeper_that_ends_waits_for_it() {
     daemon.start();
     eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
     ending.join().unwrap();
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
+}
+
+/// The last daemon was killed so long ago that the keeper ends what it holds, and a process takes its time with that.
+#[tokio::test]
+async fn a_daemon_that_meets_a_keeper_that_ends_its_processes_waits_for_it() {
+    let files = tempfile::tempdir().unwrap();
+    let (stubborn, everything) = (files.path().join("stubborn"), testkit::bin("everything"));
+    let (flag, program) = (stubborn.display(), everything.display());
+    let script = format!("{program} --legacy; if [ -e {flag} ]; then trap '' TERM; sleep 30; fi");
+    let mut daemon = Daemon::new(&json!({"one": {"command": "sh", "args": ["-c", script]}}), &[], "");
+    eventually("the verdict", || daemon.cli(&["status"])["servers"][0]["verdict"].is_string()).await;
+    daemon.insist_on_port();
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    let mut keeper = std::process::Command::new(env!("CARGO_BIN_EXE_staithe"));
+    let keeper = keeper.args(["keeper", "--orphan-timeout", "1", "--state-dir"]).arg(daemon.state());
+    let mut keeper = keeper.stdout(std::process::Stdio::null()).spawn().unwrap();
+    eventually("the keeper", || UnixStream::connect(daemon.state().join("run/keeper.sock")).is_ok()).await;
+    daemon.start();
+    eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
+    let client = Client::new(&daemon.url, Some(daemon.token("ann"))).unwrap();
+    client.legacy_session("one").await.unwrap();
+    assert!(!daemon.servers().is_empty());
+    stdx::durable::write_file(&stubborn, b"", 0o600).unwrap();
+    daemon.kill();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(keeper.try_wait().unwrap().is_none(), "it waits for the process");
+    daemon.start();
+    eventually("the daemon", || daemon.run(&["status"]).status.success()).await;
+    assert!(keeper.wait().unwrap().success());
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use stdx::clock::monotonic;
-use testkit::wait::eventually_some;
+use testkit::wait::{eventually, eventually_some};
 use testkit::{Client, HttpError};
 
 /// One call that lasts, in a session or without one.
@@ -215,4 +215,29 @@ async fn a_call_that_outlasts_the_drain_ends_and_its_session_stays() {
     })
     .await;
     assert_eq!(told(&ledger)["nonces"], json!([]), "{ledger}");
+}
+
+/// A server that is stopped while it is asked for its eras has not said that it does not speak the other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_in_the_middle_of_a_probe_says_nothing_about_the_server() {
+    let files = tempfile::tempdir().unwrap();
+    let starts = files.path().join("starts");
+    let (log, chaos) = (starts.display(), testkit::bin("chaos"));
+    let slowly =
+        "while read -r line; do case $line in *'\"initialize\"'*) sleep 1.5;; esac; printf '%s\\n' \"$line\"; done";
+    let script = format!("echo >> {log}; {slowly} | {} --era dual", chaos.display());
+    let mut daemon = Daemon::new(&json!({"slow": {"command": "sh", "args": ["-c", script]}}), &[], "");
+    let second = || std::fs::read(&starts).is_ok_and(|lines| lines.len() == 2);
+    eventually("the second half", second).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    daemon.cli(&["stop", "slow"]);
+    eventually("its end", || daemon.servers().is_empty()).await;
+    // Whatever is kept of it is kept by now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    daemon.cli(&["start", "slow"]);
+    let verdict = || daemon.cli(&["status"])["servers"][0]["verdict"].as_str().map(str::to_owned);
+    assert_eq!(eventually_some("a verdict", async || verdict()).await, "dual");
+    daemon.terminate();
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    nothing_is_left(&daemon).await;
 }

@@ -152,6 +152,7 @@ async fn a_quorum_makes_the_ledger_tamper_proof_and_without_one_calls_can_be_ref
     assert!(said.contains("tamper-proof, the first") && said.contains("w0-0"), "{said}");
     let own = daemon.text(&["audit", "verify"]);
     assert!(own.contains("tamper-proof, the first") && own.contains("w0-0"), "without words, the host's own: {own}");
+    assert_eq!(daemon.run(&["audit", "verify", "--config", "/nowhere"]).status.code(), Some(1));
     let (_, page) = probe(&daemon, "/metrics").await;
     let value = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
     assert!(value("staithe_ledger_witness_age_seconds").unwrap() < 2.0, "{page}");

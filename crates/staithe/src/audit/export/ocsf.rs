@@ -82,7 +82,23 @@ impl Events {
         }
     }
 
-    /// What had not ended where the export ended.
+    /// The end of something that has begun before: a call is one event, in the export that has its beginning.
+    pub(super) fn late(&mut self, index: u64, entry: &[u8]) -> Option<Value> {
+        let record: Value = serde_json::from_slice(entry).unwrap_or(Value::Null);
+        let id = match text(&record, "t")? {
+            "call.end" => format!("c{}", text(&record, "call")?),
+            "operator.end" => format!("a{}", text(&record, "act")?),
+            _ => return None,
+        };
+        if self.open.contains_key(&id) { self.of(index, entry) } else { None }
+    }
+
+    /// Whether something has begun and not ended.
+    pub(super) fn waits(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// What had not ended where the ledger ended.
     pub(super) fn rest(&mut self) -> Vec<Value> {
         let open = std::mem::take(&mut self.open);
         let status = unknown("it had not ended when this was exported");
