@@ -32,8 +32,11 @@ pub(crate) async fn search(args: &SearchArgs, flag: Option<&Path>, output: Outpu
     let filter = filter(&args.narrow, &bounds, &names)?;
     let lock = index::lock(&state, output)?;
     let (reader, keys) = own::read(&dir)?;
+    let found = fitting((&state, &lock, output), (&reader, &keys), &filter, |hit| hit)?;
+    // Whoever reads what is printed may take long.
+    drop(lock);
     let mut rows = Vec::new();
-    for Hit { at, ended, start, end } in fitting((&state, &lock, output), (&reader, &keys), &filter, |hit| hit)? {
+    for Hit { at, ended, start, end } in found {
         if output.is_json() {
             let who = who(&start, &names).1;
             let line = json!({"index": at, "ended": ended, "principal": who, "start": start, "end": end});
