@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 
 /// The longest that anything here waits.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after the end of a connection an answer may take that had come.
+const ENDED: Duration = Duration::from_secs(2);
 /// The largest body that is read whole, in bytes.
 const MAX_BODY: usize = 256 << 20;
 /// The most idle connections that are kept.
@@ -38,6 +40,9 @@ pub enum HttpError {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
+    /// The connection ended, and nothing came of a request that it had been given in that moment.
+    #[error("the connection ended with a request that was never answered nor refused")]
+    Lost,
     /// Nothing happened for 30 seconds.
     #[error("no {0} within {sec} seconds", sec = PATIENCE.as_secs())]
     Slow(&'static str),
@@ -177,7 +182,8 @@ impl Connections {
         let (sender, answer) = loop {
             tries += 1;
             let mut sender = self.connection(tries < TRIES).await?;
-            match within("response", sender.try_send_request(request)).await? {
+            let answering = sender.try_send_request(request);
+            match within("response", answered(&sender, answering)).await?? {
                 Ok(answer) => break (sender, answer),
                 Err(mut refused) => match refused.take_message() {
                     Some(unsent) if tries < TRIES => request = unsent,
@@ -240,6 +246,20 @@ impl Connections {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|sender| !sender.is_closed());
         idle.pop()
+    }
+}
+
+/// The connection's task can end between two steps of handing it a request, which is then never dropped: whoever waits for the
+/// answer hears nothing. A server that keeps a connection open and says nothing is waited for.
+async fn answered<T>(sender: &SendRequest<Full<Bytes>>, answering: impl Future<Output = T>) -> Result<T, HttpError> {
+    let mut answering = std::pin::pin!(answering);
+    loop {
+        let ended = sender.is_closed();
+        match tokio::time::timeout(ENDED, &mut answering).await {
+            Ok(answer) => return Ok(answer),
+            Err(_elapsed) if ended => return Err(HttpError::Lost),
+            Err(_elapsed) => {}
+        }
     }
 }
 

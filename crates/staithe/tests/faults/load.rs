@@ -428,7 +428,10 @@ impl Worker {
     fn settle(&self, tried: Result<Value, HttpError>) -> Try {
         match tried {
             Ok(answer) => Try::Answer(answer),
-            Err(HttpError::Broken(error)) => {
+            Err(error @ (HttpError::Broken(_) | HttpError::Lost)) => {
+                if matches!(error, HttpError::Lost) {
+                    self.load.count("request lost with its connection");
+                }
                 if self.load.allowed.no_failure && !self.load.allowed.unread {
                     self.load.wrong(&self.name, &format!("the connection of a call broke: {error:?}"));
                 }
@@ -499,7 +502,7 @@ impl Worker {
                     }
                     self.heard(Some(nonce), &message);
                 },
-                Err(HttpError::Broken(_)) => {}
+                Err(HttpError::Broken(_) | HttpError::Lost) => {}
                 Err(error) => return self.settle(Err(error)),
             }
             let Some(last) = last.clone().filter(|_| resumed) else { return Try::Broken };
@@ -535,7 +538,7 @@ impl Worker {
         while monotonic() < end {
             match self.client.legacy_session(self.server).await {
                 Ok(session) => return session.id,
-                Err(HttpError::Broken(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(HttpError::Broken(_) | HttpError::Lost) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => {
                     self.load.wrong(&self.name, &format!("initialize: {error}"));
                     return None;
@@ -554,7 +557,7 @@ impl Worker {
                 Ok(response) => {
                     return self.load.wrong(&self.name, &format!("DELETE was answered {}", response.status));
                 }
-                Err(HttpError::Broken(_)) => {}
+                Err(HttpError::Broken(_) | HttpError::Lost) => {}
                 Err(error) => return self.load.wrong(&self.name, &format!("DELETE: {error}")),
             }
         }
@@ -610,7 +613,7 @@ impl Worker {
                     }
                 }
                 Ok(stream) => return self.load.wrong(&self.name, &format!("GET was answered {}", stream.status)),
-                Err(HttpError::Broken(_)) => {}
+                Err(HttpError::Broken(_) | HttpError::Lost) => {}
                 Err(error) => return self.load.wrong(&self.name, &format!("GET: {error}")),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
