@@ -166,6 +166,11 @@ impl Daemon {
         self.command().args(words).arg("--state-dir").arg(self.state()).output().unwrap()
     }
 
+    /// Which eras the first server was found to speak, once that is known.
+    pub(crate) fn verdict(&self) -> Option<String> {
+        self.cli(&["status"])["servers"][0]["verdict"].as_str().map(str::to_owned)
+    }
+
     /// Every record of the ledger.
     pub(crate) fn records(&self) -> Vec<Value> {
         let told = self.run(&["audit", "tail", "-n", "10000000", "--json"]);

@@ -109,7 +109,7 @@ async fn a_daemon_that_meets_a_keeper_that_ends_its_processes_waits_for_it() {
     let (flag, program) = (stubborn.display(), everything.display());
     let script = format!("{program} --legacy; if [ -e {flag} ]; then trap '' TERM; sleep 30; fi");
     let mut daemon = Daemon::new(&json!({"one": {"command": "sh", "args": ["-c", script]}}), &[], "");
-    eventually("the verdict", || daemon.cli(&["status"])["servers"][0]["verdict"].is_string()).await;
+    eventually("the verdict", || daemon.verdict().is_some()).await;
     daemon.insist_on_port();
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
@@ -141,11 +141,10 @@ async fn a_probe_that_ends_with_the_keeper_says_nothing_about_the_server() {
     let mut dice = Dice::new();
     let mut daemon = Daemon::new(&json!({"slow": {"command": "sh", "args": ["-c", script]}}), &[], "");
     let mut met = Vec::new();
-    let verdict = || daemon.cli(&["status"])["servers"][0]["verdict"].as_str().map(str::to_owned);
     for _ in 0..3 {
         eventually_some("a process that is asked, or an end of the asking", async || {
             let now = daemon.servers();
-            let new = now.iter().any(|pid| !met.contains(pid)) || verdict().is_some();
+            let new = now.iter().any(|pid| !met.contains(pid)) || daemon.verdict().is_some();
             met.extend(now);
             new.then_some(())
         })
@@ -155,7 +154,7 @@ async fn a_probe_that_ends_with_the_keeper_says_nothing_about_the_server() {
             signal(keeper, Signal::KILL);
         }
     }
-    assert_eq!(eventually_some("a verdict", async || verdict()).await, "dual");
+    assert_eq!(eventually_some("a verdict", async || daemon.verdict()).await, "dual");
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;
@@ -171,8 +170,7 @@ async fn the_second_half_of_a_probe_that_ends_with_the_keeper_says_nothing_eithe
     let mut daemon = Daemon::new(&json!({"slow": {"command": "sh", "args": ["-c", script]}}), &[], "");
     eventually("the second start", || std::fs::read(&starts).is_ok_and(|lines| lines.len() == 2)).await;
     signal(daemon.keeper().unwrap(), Signal::KILL);
-    let verdict = || daemon.cli(&["status"])["servers"][0]["verdict"].as_str().map(str::to_owned);
-    assert_eq!(eventually_some("a verdict", async || verdict()).await, "dual");
+    assert_eq!(eventually_some("a verdict", async || daemon.verdict()).await, "dual");
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;

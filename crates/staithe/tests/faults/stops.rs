@@ -235,8 +235,7 @@ async fn a_stop_in_the_middle_of_a_probe_says_nothing_about_the_server() {
     // Whatever is kept of it is kept by now.
     tokio::time::sleep(Duration::from_millis(500)).await;
     daemon.cli(&["start", "slow"]);
-    let verdict = || daemon.cli(&["status"])["servers"][0]["verdict"].as_str().map(str::to_owned);
-    assert_eq!(eventually_some("a verdict", async || verdict()).await, "dual");
+    assert_eq!(eventually_some("a verdict", async || daemon.verdict()).await, "dual");
     daemon.terminate();
     assert_eq!(daemon.ended().await.code(), Some(0));
     nothing_is_left(&daemon).await;
